@@ -1,0 +1,3 @@
+from cext.arena import Fragment
+
+def build_moof(fragment: Fragment) -> bytes: ...

@@ -1,0 +1,1 @@
+"""Slow, obvious pure-Python twins of the native modules: tests compare the two, nothing ships."""
