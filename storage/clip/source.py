@@ -283,6 +283,9 @@ class RecordSource:
         reason = self._damage.reason(place)
         if reason is not None:
             return LostRecord(place, GapCause.DAMAGED, reason)
+        if not place.record_bytes or place.record_bytes % BLOCK_BYTES:
+            wrong = self._wrong_index(place, f"no record has {place.record_bytes} bytes")
+            return LostRecord(place, GapCause.DAMAGED, wrong.reason)
         length = place.record_bytes if verify else BLOCK_BYTES
         if length > LARGE_FRAGMENT_BYTES:
             length = BLOCK_BYTES
@@ -328,9 +331,9 @@ class RecordSource:
         if found != (volume.uuid, place.slot, place.generation, place.offset_blocks):
             raise FrameError(24, "the record was written for another place")
         if header.camera_uid != self._camera_uid:
-            raise FrameError(56, "the record is another camera's")
+            raise self._wrong_index(place, "the record there is another camera's")
         if header.record_bytes != place.record_bytes:
-            raise FrameError(20, "the record has another size than the index says")
+            raise self._wrong_index(place, "the record there has another size")
 
     def _check_generation(self, place: Place) -> None:
         """After the bytes were read: had the slot been reused, they may be the next owner's."""
@@ -354,6 +357,19 @@ class RecordSource:
             raise FrameError(0, f"the disk cannot read it: {os.strerror(errno.EIO)}") from error
         if got < length:
             raise FrameError(got, "the slots file ends inside the record")
+
+    def _wrong_index(self, place: Place, reason: str) -> DamagedFragment:
+        """The record is whole, what pointed to it is not: nothing for the list of damage, which
+        would take the record from the camera it belongs to. FootageGone if the slot moved on.
+        """
+        self._check_generation(place)
+        return DamagedFragment(
+            volume=place.volume_number,
+            slot=place.slot,
+            generation=place.generation,
+            offset_blocks=place.offset_blocks,
+            reason=f"the index is wrong: {reason}; run `ringvault index rebuild`",
+        )
 
     def _damaged(self, place: Place, reason: str) -> DamagedFragment:
         """Enter it in the list and make the error. FootageGone instead if the slot moved on."""
