@@ -1,4 +1,4 @@
-"""House style that a machine can hold: sizes, docstrings, bounded queues, native triples, live links."""
+"""House style that a machine can hold: sizes, docstrings, bounded queues, native triples, links."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def test_no_unbounded_queue() -> None:
             if not isinstance(node, ast.Call):
                 continue
             function = node.func
-            called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+            attribute = isinstance(function, ast.Attribute)
+            called = function.attr if attribute else getattr(function, "id", "")
             if called in {"Queue", "SimpleQueue", "LifoQueue", "PriorityQueue"} and not (
                 node.args or any(k.arg == "maxsize" for k in node.keywords)
             ):

@@ -1,0 +1,1 @@
+"""HTTP resources, thin: each asks storage or the supervisor and says what it heard."""

@@ -1,0 +1,1 @@
+"""RTSP cameras that are none: they play a file for demonstrations, tests and benchmarks."""

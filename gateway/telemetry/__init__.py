@@ -1,0 +1,1 @@
+"""Logs, metrics and the limiter of error storms. Nothing here decides; it only tells."""
