@@ -1,26 +1,30 @@
 from collections.abc import Iterable
+from typing import Self
 
 from typing_extensions import Buffer
 
 from cext.packetize import PacketTemplate
 
 class Schedule:
-    template: PacketTemplate
-    def __init__(
-        self,
+    @property
+    def template(self) -> PacketTemplate: ...
+    def __new__(
+        cls,
         template: PacketTemplate,
         decode_ticks: Iterable[int],
         presentation_ticks: Iterable[int],
         *,
         loop_ticks: int,
         clock_rate: int = 90000,
-    ) -> None: ...
+    ) -> Self: ...
 
 class Feed:
-    schedule: Schedule
-    first_position: int
-    def __init__(
-        self,
+    @property
+    def schedule(self) -> Schedule: ...
+    @property
+    def first_position(self) -> int: ...
+    def __new__(
+        cls,
         schedule: Schedule,
         fd: int,
         *,
@@ -32,7 +36,7 @@ class Feed:
         first_position: int = 0,
         rounds: int = 0,
         drop_every: int = 0,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def fd(self) -> int: ...
     @property
@@ -67,7 +71,7 @@ class Feed:
     def flush(self) -> bool: ...
 
 class Pacer:
-    def __init__(self) -> None: ...
+    def __new__(cls) -> Self: ...
     def __len__(self) -> int: ...
     def add(self, feed: Feed) -> None: ...
     def remove(self, feed: Feed) -> None: ...

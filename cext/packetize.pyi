@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Self
 
 from typing_extensions import Buffer
 
@@ -6,22 +7,29 @@ H264: int
 H265: int
 
 class PacketTemplate:
-    codec: int
-    payload_type: int
-    packet_bytes_max: int
-    frame_count: int
-    packet_count: int
-    frame_bytes_max: int
-    total_bytes: int
-    def __init__(
-        self,
+    @property
+    def codec(self) -> int: ...
+    @property
+    def payload_type(self) -> int: ...
+    @property
+    def packet_bytes_max(self) -> int: ...
+    @property
+    def packet_count(self) -> int: ...
+    @property
+    def frame_bytes_max(self) -> int: ...
+    @property
+    def total_bytes(self) -> int: ...
+    @property
+    def frame_count(self) -> int: ...
+    def __new__(
+        cls,
         codec: int,
         payload_type: int,
         access_units: Sequence[Sequence[bytes]],
         *,
         packet_bytes_max: int = 1440,
         aggregate: bool = True,
-    ) -> None: ...
+    ) -> Self: ...
     def __len__(self) -> int: ...
     def frame_bytes(self, frame: int) -> int: ...
     def frame_packets(self, frame: int) -> int: ...
@@ -36,6 +44,4 @@ class PacketTemplate:
         timestamp: int,
         ssrc: int,
     ) -> int: ...
-    def packets(
-        self, frame: int, *, sequence: int, timestamp: int, ssrc: int
-    ) -> list[bytes]: ...
+    def packets(self, frame: int, *, sequence: int, timestamp: int, ssrc: int) -> list[bytes]: ...
