@@ -383,7 +383,7 @@ static inline void rv_nal_begin(rv_assembler *a, const rv_nal_piece *piece) {
     if (u->dropped) return;
     const rv_fragment *f = a->open;
     if (rv_nal_is_key(a->codec, piece->type) && !(u->flags & RV_FRAME_KEY) && f != NULL &&
-        f->frame_count > 0 && u->recv_ns - f->recv_first_ns >= a->fragment_age_max_ns / 2 &&
+        f->frame_count > 0 && u->recv_ns - f->recv_first_ns >= a->fragment_age_max_ns / 4 * 3 &&
         rv_split_before_unit(a, 0) < 0)
         return;
     u->nal_start = u->nbytes;

@@ -31,7 +31,6 @@ class Fragment:
     ) -> Self: ...
     def describe(
         self,
-        *,
         camera_uid: bytes,
         stream_sequence: int,
         start_ns: int,

@@ -147,7 +147,7 @@ cdef class Fragment:
         return result
 
     def describe(
-        self, *, camera_uid: bytes, stream_sequence: int, start_ns: int, end_ns: int,
+        self, camera_uid: bytes, stream_sequence: int, start_ns: int, end_ns: int,
         camera_ns: int, camera_offset_ns: int, run_id: int, width: int, height: int, flags: int,
         codec_config: bytes, codec_config_id: int, recv_quantum_ns: int,
     ) -> None:

@@ -12,6 +12,7 @@
 #define RINGVAULT_INTERLEAVED_H
 
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #include "bounds.h"
 #include "byteio.h"
@@ -25,10 +26,13 @@ typedef struct rv_binding {
 } rv_binding;
 
 typedef int (*rv_receive)(struct rv_track *, const uint8_t *, size_t, int64_t);
+typedef int (*rv_tick)(struct rv_track *, int64_t);
 
 typedef struct {
     rv_receive receive; /* track.h runs in one module only: its functions come by pointer */
     rv_receive receive_rtcp;
+    rv_tick tick;
+    int fd; /* our own descriptor of the socket, for drain(); -1: the event loop reads */
     uint8_t channels[256]; /* 0: nobody's; else 2 * binding + 1, + 1 for RTCP */
     rv_binding bindings[RV_BINDINGS_MAX];
     uint32_t binding_count;
@@ -217,6 +221,42 @@ static inline int rv_demux_keep(rv_demuxer *d, const uint8_t *from, uint32_t nby
     if (nbytes) memcpy(d->carry + total - nbytes, from, nbytes);
     d->carry_bytes = total;
     return 0;
+}
+
+/* Reads the socket until it has no more or ``reads`` are used up, parsing as it goes. DONE: all is
+ * parsed, and what is unfinished kept. TEXT or an error: as rv_demux, the run says where. An end
+ * of the stream, or an error of the socket, is left to the event loop, which sees it too. */
+static inline int rv_demux_read(rv_demuxer *d, uint8_t *region, size_t region_bytes, int reads,
+                                int64_t recv_ns, rv_demux_run *run) {
+    run->events = 0;
+    run->at = run->end = region;
+    while (reads-- > 0) {
+        ssize_t nbytes = recv(d->fd, region, region_bytes, MSG_DONTWAIT);
+        if (nbytes <= 0) return RV_DEMUX_DONE;
+        d->bytes_received += (uint64_t)nbytes;
+        run->end = region + nbytes;
+        if (d->carry_bytes && d->carry_bytes + (uint64_t)nbytes < d->needed_bytes) {
+            run->at = run->end;
+            if (rv_demux_keep(d, region, (uint32_t)nbytes, 1) < 0) return RV_DEMUX_NO_MEMORY;
+        } else {
+            run->at = region - d->carry_bytes;
+            if (d->carry_bytes) memcpy(region - d->carry_bytes, d->carry, d->carry_bytes);
+            int status = rv_demux(d, run, recv_ns);
+            if (status != RV_DEMUX_DONE) return status;
+            uint32_t rest = (uint32_t)(run->end - run->at);
+            if ((rest || d->carry_capacity) && rv_demux_keep(d, run->at, rest, 0) < 0)
+                return RV_DEMUX_NO_MEMORY;
+        }
+        if ((size_t)nbytes < region_bytes) return RV_DEMUX_DONE;
+    }
+    return RV_DEMUX_DONE;
+}
+
+/* Lets time pass for the tracks of a connection. Events. */
+static inline int rv_demux_tick(rv_demuxer *d, int64_t now_ns) {
+    int events = 0;
+    for (uint32_t i = 0; i < d->binding_count; i++) events |= d->tick(d->bindings[i].track, now_ns);
+    return events;
 }
 
 #endif

@@ -4,7 +4,15 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "interleaved.h":
+    ctypedef struct rv_demux_run:
+        const uint8_t *at
+        const uint8_t *end
+        const uint8_t *text
+        uint64_t text_bytes
+        int events
+
     ctypedef struct rv_demuxer:
+        int fd
         uint8_t *carry
         uint32_t carry_bytes
         uint32_t carry_capacity
@@ -34,5 +42,6 @@ cdef class Demuxer:
 
     cdef int take(self, const uint8_t *region, Py_ssize_t nbytes, int64_t recv_ns) except -1
     cdef int run(self, const uint8_t *at, const uint8_t *end, int64_t recv_ns) except -1
+    cdef int settle(self, int status, rv_demux_run *run, int64_t recv_ns) except -1
     cdef int keep(self, const uint8_t *at, Py_ssize_t nbytes, bint append) except -1
     cdef int take_text_message(self, const uint8_t *text, Py_ssize_t nbytes) except -1

@@ -14,15 +14,16 @@ sockets, RTSP semantics, timing; it never guesses where a frame begins.
 RFC 2326, 10.12 (RFC 7826, 14). The algorithm is in interleaved.h.
 """
 
-from libc.stdlib cimport free
+from libc.errno cimport errno
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from cext.limits cimport BINDINGS_MAX, GIL_RELEASE_BYTES_MIN, RECEIVE_HEADROOM_BYTES
 from cext.limits cimport RECEIVE_REGION_BYTES, RTSP_MESSAGE_BYTES_MAX, RTSP_PENDING_BYTES_MAX
-from cext.track cimport EVENT_TEXT, RV_EVENT_NO_MEMORY, VideoTrack, rv_track
-from cext.track cimport track_receive, track_receive_rtcp
+from cext.track cimport EVENT_BROKEN, EVENT_TEXT, RV_EVENT_NO_MEMORY, VideoTrack, rv_track
+from cext.track cimport track_receive, track_receive_rtcp, track_tick
 
 from cext.errors import FrameError, LimitExceeded
 
@@ -36,15 +37,10 @@ cdef extern from "interleaved.h":
         RV_DEMUX_DONE
         RV_DEMUX_TEXT
         RV_DEMUX_TOO_LONG
-
-    ctypedef struct rv_demux_run:
-        const uint8_t *at
-        const uint8_t *end
-        const uint8_t *text
-        uint64_t text_bytes
-        int events
+        RV_DEMUX_NO_MEMORY
 
     ctypedef int (*rv_receive)(rv_track *, const uint8_t *, size_t, int64_t) noexcept nogil
+    ctypedef int (*rv_tick)(rv_track *, int64_t) noexcept nogil
 
     ctypedef struct rv_binding:
         rv_track *track
@@ -54,12 +50,36 @@ cdef extern from "interleaved.h":
     ctypedef struct rv_demuxer_fields "rv_demuxer":
         rv_receive receive
         rv_receive receive_rtcp
+        rv_tick tick
         uint8_t channels[256]
         rv_binding bindings[8]
         uint32_t binding_count
 
     int rv_demux(rv_demuxer *, rv_demux_run *, int64_t) noexcept nogil
     int rv_demux_keep(rv_demuxer *, const uint8_t *, uint32_t, int) noexcept nogil
+    int rv_demux_read(
+        rv_demuxer *, uint8_t *, size_t, int, int64_t, rv_demux_run *
+    ) noexcept nogil
+    int rv_demux_tick(rv_demuxer *, int64_t) noexcept nogil
+
+
+cdef extern from "fcntl.h":
+    enum:
+        F_DUPFD_CLOEXEC
+    int fcntl(int fd, int command, int argument) nogil
+
+
+cdef extern from "unistd.h":
+    int close(int fd) nogil
+
+
+cdef extern from "time.h":
+    enum:
+        CLOCK_MONOTONIC
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *time) nogil
 
 
 # By the number of the error in interleaved.h.
@@ -130,9 +150,36 @@ cdef class Demuxer:
         self.texts = []
         fields(self).receive = track_receive
         fields(self).receive_rtcp = track_receive_rtcp
+        fields(self).tick = track_tick
+        self.demuxer.fd = -1
 
     def __dealloc__(self) -> None:
+        if self.demuxer.fd >= 0:
+            close(self.demuxer.fd)
         free(self.demuxer.carry)
+
+    def attach(self, fd: int) -> None:
+        """``drain`` reads this socket from now on, by a descriptor of our own.
+
+        A number that was closed may be another camera's the next moment; ours cannot be. Raises
+        ``OSError`` if there is no descriptor left.
+        """
+        cdef int own = fcntl(<int>fd, F_DUPFD_CLOEXEC, 3)
+        if own < 0:
+            raise OSError(errno, "a socket could not be duplicated")
+        self.detach()
+        self.demuxer.fd = own
+
+    def detach(self) -> None:
+        """``drain`` reads nothing more here; our descriptor is closed. May be called again."""
+        if self.demuxer.fd >= 0:
+            close(self.demuxer.fd)
+            self.demuxer.fd = -1
+
+    @property
+    def attached(self) -> bool:
+        """Whether ``drain`` reads the socket."""
+        return self.demuxer.fd >= 0
 
     def bind(self, rtp_channel: int, VideoTrack track not None, rtcp_channel: int) -> None:
         """Frames of these channels (0 to 255) go to ``track`` from now on.
@@ -209,30 +256,35 @@ cdef class Demuxer:
         run.at = at
         run.end = end
         run.events = 0
-        while True:
-            if end - run.at >= <Py_ssize_t>GIL_RELEASE_BYTES_MIN:
-                self.area.busy = True
-                with nogil:
-                    status = rv_demux(&self.demuxer, &run, recv_ns)
-                self.area.busy = False
-            else:
+        if end - at >= <Py_ssize_t>GIL_RELEASE_BYTES_MIN:
+            self.area.busy = True
+            with nogil:
                 status = rv_demux(&self.demuxer, &run, recv_ns)
-            if status != RV_DEMUX_TEXT:
-                break
+            self.area.busy = False
+        else:
+            status = rv_demux(&self.demuxer, &run, recv_ns)
+        return self.settle(status, &run, recv_ns)
+
+    cdef int settle(self, int status, rv_demux_run *run, int64_t recv_ns) except -1:
+        # From where rv_demux stopped to the end of what was read.
+        while status == RV_DEMUX_TEXT:
             run.events |= EVENT_TEXT
             self.take_text_message(run.text, <Py_ssize_t>run.text_bytes)
+            status = rv_demux(&self.demuxer, run, recv_ns)
         if run.events & RV_EVENT_NO_MEMORY:
             self.broken = MemoryError("no memory for the parameter sets of a track")
             raise self.broken
         if status == RV_DEMUX_DONE:
-            self.keep(run.at, end - run.at, False)
+            self.keep(run.at, run.end - run.at, False)
             return run.events
-        if status == RV_DEMUX_TOO_LONG:
+        if status == RV_DEMUX_NO_MEMORY:
+            self.broken = MemoryError("no memory for an unfinished frame")
+        elif status == RV_DEMUX_TOO_LONG:
             self.broken = LimitExceeded(
                 "RTSP_MESSAGE_BYTES_MAX", run.text_bytes, RTSP_MESSAGE_BYTES_MAX
             )
         else:
-            offset = self.demuxer.bytes_received - <uint64_t>(end - run.at)
+            offset = self.demuxer.bytes_received - <uint64_t>(run.end - run.at)
             self.broken = FrameError(offset, RULES[-1 - status])
         raise self.broken
 
@@ -288,3 +340,90 @@ cdef class Demuxer:
     def memory_bytes(self) -> int:
         """What this connection holds for unfinished input."""
         return self.demuxer.carry_capacity + self.texts_bytes
+
+
+cdef inline int64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
+
+
+cdef int settle_drained(Demuxer demuxer, int status, rv_demux_run *run, int64_t recv_ns) noexcept:
+    cdef int events = run.events
+    try:
+        events |= demuxer.settle(status, run, recv_ns)
+    except Exception:
+        events |= EVENT_BROKEN | (run.events & ~RV_EVENT_NO_MEMORY)
+    return events
+
+
+def drain(demuxers: list[Demuxer], int64_t now_ns, reads_max: int = 4) -> list[tuple[int, int]]:
+    """One tick of many connections of one loop: read the attached ones, let time pass for all.
+
+    ``now_ns`` (ns UTC) is the time at the call; each connection gets its own, as time goes on.
+    Returns (place in ``demuxers``, EVENT_* bits) of those to which something happened.
+    EVENT_BROKEN: the connection broke a rule, and ``consume`` raises which. An end of the stream
+    is left to the event loop. Each socket is read at most ``reads_max`` times, so that a burst
+    does not keep the others waiting. The GIL is released while all are read.
+    """
+    cdef Py_ssize_t count = len(demuxers), i
+    cdef rv_demuxer **connections
+    cdef int *events
+    cdef Demuxer demuxer
+    cdef ReceiveArea area
+    cdef uint8_t *region
+    cdef size_t region_bytes
+    cdef rv_demux_run run
+    cdef int status = 0, reads = reads_max
+    cdef int64_t recv_ns = now_ns, since_ns = now_ns - monotonic_ns()
+    if count == 0:
+        return []
+    area = (<Demuxer?>demuxers[0]).area
+    if area.busy:
+        raise RuntimeError("a ReceiveArea is used by two threads")
+    region = area.region
+    region_bytes = <size_t>area.region_bytes
+    connections = <rv_demuxer **>malloc(<size_t>count * (sizeof(void *) + sizeof(int)))
+    if connections is NULL:
+        raise MemoryError
+    events = <int *>(connections + count)
+    try:
+        for i in range(count):
+            demuxer = <Demuxer?>demuxers[i]
+            if demuxer.area is not area:
+                raise ValueError("the connections are of two ReceiveAreas")
+            connections[i] = NULL if demuxer.broken is not None else &demuxer.demuxer
+            events[i] = 0
+        i = 0
+        while i < count:
+            area.busy = True
+            with nogil:
+                while i < count:
+                    if connections[i] is not NULL:
+                        recv_ns = since_ns + monotonic_ns()
+                        if connections[i].fd >= 0:
+                            status = rv_demux_read(
+                                connections[i], region, region_bytes, reads, recv_ns, &run
+                            )
+                            events[i] = run.events
+                            if status != RV_DEMUX_DONE or run.events & RV_EVENT_NO_MEMORY:
+                                break
+                        events[i] |= rv_demux_tick(connections[i], recv_ns)
+                    i += 1
+            area.busy = False
+            if i < count:  # a message to take, or an error: rare
+                demuxer = demuxers[i]
+                events[i] = settle_drained(demuxer, status, &run, recv_ns)
+                if demuxer.broken is None:
+                    events[i] |= rv_demux_tick(&demuxer.demuxer, recv_ns)
+                i += 1
+        found = []
+        for i in range(count):
+            if events[i] & RV_EVENT_NO_MEMORY:
+                (<Demuxer>demuxers[i]).broken = MemoryError("no memory for a track")
+                events[i] = (events[i] & ~RV_EVENT_NO_MEMORY) | EVENT_BROKEN
+            if events[i]:
+                found.append((i, events[i]))
+        return found
+    finally:
+        free(connections)

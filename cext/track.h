@@ -23,6 +23,7 @@ enum {
     RV_EVENT_SENDER_REPORT = 8,
     RV_EVENT_SSRC_CHANGED = 16,
     RV_EVENT_BYE = 32,
+    RV_EVENT_BROKEN = 64, /* of drain(): the connection broke a rule; consume() raises which */
     RV_EVENT_NO_MEMORY = 1 << 30, /* never leaves the native modules: MemoryError is raised */
 };
 

@@ -13,6 +13,7 @@ cdef extern from "track.h":
         EVENT_SENDER_REPORT "RV_EVENT_SENDER_REPORT"
         EVENT_SSRC_CHANGED "RV_EVENT_SSRC_CHANGED"
         EVENT_BYE "RV_EVENT_BYE"
+        EVENT_BROKEN "RV_EVENT_BROKEN"
 
     enum:
         RV_EVENT_NO_MEMORY
@@ -28,6 +29,7 @@ cdef int track_receive(
 cdef int track_receive_rtcp(
     rv_track *track, const uint8_t *packet, size_t nbytes, int64_t recv_ns
 ) noexcept nogil
+cdef int track_tick(rv_track *track, int64_t now_ns) noexcept nogil
 
 
 cdef class VideoTrack:

@@ -128,6 +128,10 @@ cdef int track_receive_rtcp(
     return rv_track_receive_rtcp(track, packet, nbytes, recv_ns)
 
 
+cdef int track_tick(rv_track *track, int64_t now_ns) noexcept nogil:
+    return rv_track_tick(track, now_ns)
+
+
 cdef inline rv_track_fields *fields(VideoTrack track) noexcept:
     return <rv_track_fields *>track.track
 
@@ -143,7 +147,7 @@ cdef class VideoTrack:
     never closes).
 
     A fragment closes in front of an access unit when it has 128, its arena is full, it is
-    ``fragment_age_max_ns`` old (half of it: in front of a key frame), the parameter sets change,
+    ``fragment_age_max_ns`` old (three quarters of it: in front of a key frame), the parameter sets change,
     or the timestamps jump by more than ten seconds.
 
     Raises ``ValueError`` for an argument out of range.
@@ -264,6 +268,11 @@ cdef class VideoTrack:
         if not t.report_valid or not t.report_extended:
             return None
         return SenderReport(t.report.ntp_ns_utc, t.report_rtp, t.report_recv_ns)
+
+    @property
+    def access_units(self) -> int:
+        """How many were completed so far: what a watch looks at, without a TrackCounters."""
+        return fields(self).assembler.counters.access_units
 
     def counters(self) -> TrackCounters:
         """Everything counted so far, as one value."""

@@ -1,14 +1,14 @@
-"""Plain values the native ingest modules return: frozen, slotted, made on cold paths only.
+"""Plain values the native ingest modules return: frozen, and cheap to make.
 
 They carry numbers and bytes and decide nothing. Nothing here is made per packet while recording.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class TrackCounters:
+
+class TrackCounters(msgspec.Struct, frozen=True, gc=False):
     """What a ``VideoTrack`` has seen since it was made. Counts only grow.
 
     ``key_interval_frames``: distance of the last two key frames, 0 unknown.
@@ -39,7 +39,7 @@ class TrackCounters:
     jitter_ticks: int
 
 
-class SenderReport(NamedTuple):
+class SenderReport(msgspec.Struct, frozen=True, gc=False):
     """The last RTCP sender report: the camera's clock at an RTP time, and when it came here.
 
     ``ntp_ns_utc`` and ``recv_ns`` are ns UTC, ``rtp`` is an extended timestamp.
@@ -50,8 +50,7 @@ class SenderReport(NamedTuple):
     recv_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class RtpPacket:
+class RtpPacket(msgspec.Struct, frozen=True, gc=False):
     """One RTP packet without CSRC list, extension and padding (RFC 3550, 5.1)."""
 
     payload_type: int
@@ -70,8 +69,7 @@ class Delivery(NamedTuple):
     restarted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class NalPiece:
+class NalPiece(msgspec.Struct, frozen=True, gc=False):
     """A stretch of one NAL unit as one RTP payload carries it, rebuilt header included."""
 
     nal_type: int
@@ -80,8 +78,7 @@ class NalPiece:
     ends: bool
 
 
-@dataclass(frozen=True, slots=True)
-class NalPieces:
+class NalPieces(msgspec.Struct, frozen=True, gc=False):
     """All of one payload. ``malformed``: some of it could not be read."""
 
     pieces: tuple[NalPiece, ...]

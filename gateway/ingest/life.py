@@ -128,13 +128,10 @@ class FeedLife:
         """Of the track, if there is one."""
         return self._track.counters() if self._track is not None else None
 
-    def tick(self, now_ns: int) -> None:
-        """The worker's tick."""
+    def check(self, now_ns: int) -> None:
+        """Now and then, several times a second: what needs no tick."""
         try:
-            self.protocol.drain(now_ns)
-            track = self._track
-            if track is not None and track.tick(now_ns) & EVENT_FRAGMENT:
-                self._owner.store(track, self.protocol.recv_quantum_ns)
+            self.protocol.adapt(now_ns)
             mono_ns = self._clock.monotonic_ns()
             if mono_ns >= self._next_check_ns:
                 self._next_check_ns = mono_ns + self._check_ns
@@ -202,12 +199,12 @@ class FeedLife:
         """Once a second: is it alive, and does the camera know that we are?"""
         if self._client.state is not State.PLAYING or self._track is None:
             return
-        counters = self._track.counters()
-        if counters.access_units != self._access_units:
-            self._access_units = counters.access_units
+        access_units = self._track.access_units
+        if access_units != self._access_units:
+            self._access_units = access_units
             self._progress_ns = mono_ns
         elif mono_ns - self._progress_ns >= self._stall_ns:
-            self._fail(self._stall(counters))
+            self._fail(self._stall(self._track.counters()))
             return
         if mono_ns >= self._keepalive_ns:
             self._plan_keepalive(mono_ns)
@@ -244,7 +241,7 @@ class FeedLife:
     def _foreign_ssrc_error(self) -> GatewayError:
         track = self._track
         assert track is not None, "an SSRC belongs to a track"
-        if self._announced_ssrc is not None and not track.counters().access_units:
+        if self._announced_ssrc is not None and not track.access_units:
             self._owner.distrust_ssrc()
         pair = (track.ssrc, track.foreign_ssrc)
         ours, foreign = ("none" if ssrc is None else f"{ssrc:08X}" for ssrc in pair)
@@ -252,7 +249,9 @@ class FeedLife:
 
     def _flush(self, *, end_of_stream: bool) -> None:
         track = self._track
-        if track is not None and track.flush(end_of_stream) & EVENT_FRAGMENT:
+        if track is not None:
+            # Whatever it says: a fragment closed by a tick after the socket's end waits there too.
+            track.flush(end_of_stream)
             self._owner.store(track, self.protocol.recv_quantum_ns)
 
     def _fail(self, error: BaseException) -> None:

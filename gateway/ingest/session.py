@@ -32,7 +32,7 @@ from gateway.ingest.model import (
 from gateway.ingest.recording import FeedRecording
 from gateway.limits import STABLE_NS
 from gateway.media.sink import Sink
-from gateway.net.tcp import connect
+from gateway.net.tcp import FeedProtocol, connect
 from gateway.rtsp.client import Redirected, RtspClient, TrackReady
 from gateway.rtsp.messages import RtspUrl
 from gateway.rtsp.quirks import Quirk, QuirkNotes
@@ -44,7 +44,8 @@ _CNONCE_BYTES = 8
 
 
 class FeedSession:
-    """One camera's feed. Make one, run ``run()`` as a task, call ``tick`` from the worker.
+    """One camera's feed. Make one, run ``run()`` as a task, ``drain`` its ``protocol`` every tick
+    interval and call ``check`` several times a second.
 
     ``area`` is shared by all feeds of the loop, ``pool`` by all of the process. ``report`` is told
     what is worth a line in the log; it must not block. ``resume_cause``: why nothing was recorded
@@ -94,13 +95,18 @@ class FeedSession:
             self._recording.close(now_ns)
             self._health.enter(FeedState.STOPPED, now_ns)
 
-    def tick(self, now_ns: int) -> None:
-        """Every ``settings.tick_interval_ns``, with our clock's time: read, close, look (cheap)."""
+    @property
+    def protocol(self) -> FeedProtocol | None:
+        """The connection there is, for ``gateway.net.tcp.drain`` every tick interval."""
+        return self._life.protocol if self._life is not None else None
+
+    def check(self, now_ns: int) -> None:
+        """Several times a second, with our clock's time: watch the connection (cheap)."""
         life = self._life
         if life is None:
             self._recording.checkpoint(now_ns)
         else:
-            life.tick(now_ns)
+            life.check(now_ns)
 
     def set_live(self, live: bool) -> None:
         """Someone watches (or no one any more): bytes are handed on at once."""

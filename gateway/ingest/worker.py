@@ -61,6 +61,7 @@ from gateway.limits import (
     STOP_TIME_MAX_S,
     TICK_SLICES,
 )
+from gateway.net.tcp import drain
 from gateway.telemetry.log import configure_logging, get_logger, lines_suppressed
 from storage.audit.events import SlotSealed as SealEvent
 from storage.audit.events import encode_event
@@ -338,9 +339,11 @@ class Worker:
                 # Late by more than a whole tick: go on from now, make up for nothing.
                 due_s = max(due_s, now_s - interval_s * TICK_SLICES)
                 await asyncio.sleep(0)
+            sessions = list(self._sessions.values())[number::TICK_SLICES]
             now_ns = self._clock.utc_ns()
-            for session in list(self._sessions.values())[number::TICK_SLICES]:
-                session.tick(now_ns)
+            drain([s.protocol for s in sessions if s.protocol is not None], now_ns)
+            for session in sessions:
+                session.check(now_ns)
             number = (number + 1) % TICK_SLICES
 
     # ---- what others report -------------------------------------------------------------------

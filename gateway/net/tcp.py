@@ -4,8 +4,8 @@ Owns the socket and when it is read (docs/design/rtsp.md, "Shell", N1 to N3, T6 
 looks at a byte: the demuxer splits, tracks depacketize, the handler is called only when something
 came of it. Python runs once a read.
 
-A feed nobody watches is read by the worker's tick (``drain``): ``SO_RCVLOWAT`` lies above what one
-tick brings, so the event loop wakes up for bursts only.
+Feeds nobody watches are read together by the worker's tick (``drain``), all by one native call:
+``SO_RCVLOWAT`` lies above what one tick brings, so the event loop wakes up for bursts only.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from cext.errors import CextError, FrameError, LimitExceeded
 from cext.interleaved import Demuxer, ReceiveArea
-from cext.track import EVENT_TEXT, VideoTrack
+from cext.interleaved import drain as drain_demuxers
+from cext.track import EVENT_BROKEN, EVENT_TEXT, VideoTrack
 from gateway.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -58,7 +59,8 @@ class FeedHandler(Protocol):
 class FeedProtocol(asyncio.BufferedProtocol):
     """The protocol of one connection.
 
-    ``quantum_ns``: how often ``drain`` is called, and so how long a byte may wait in the kernel.
+    ``quantum_ns``: how often ``drain`` is called for it, and so how long a byte may wait in the
+    kernel.
     ``lowat_bytes_max``: the most ``SO_RCVLOWAT`` is set to; 1 switches the waiting off.
     """
 
@@ -129,16 +131,40 @@ class FeedProtocol(asyncio.BufferedProtocol):
         if live:
             self._set_lowat(1)
 
-    def drain(self, now_ns: int) -> None:
-        """Read what waits in the kernel; the worker's tick. One system call where little came."""
-        if self._lowat_bytes > 1:
-            self._read_now()
-        if now_ns - self._rated_ns >= SECOND_NS:
-            self._adapt(now_ns)
+    def drained(self, events: int) -> None:
+        """What ``drain`` came upon here."""
+        if events & ~EVENT_BROKEN:
+            self._dispatch(events & ~EVENT_BROKEN)
+        if events & EVENT_BROKEN and not self.closed:
+            try:
+                self._consume(0, 0)
+            except (CextError, MemoryError) as error:
+                self._lose(_no_rtsp(error))
+
+    def adapt(self, now_ns: int) -> None:
+        """Measure the byte rate and set SO_RCVLOWAT to what two ticks bring; once a second."""
+        received = self._demuxer.bytes_received
+        elapsed_ns = now_ns - self._rated_ns
+        if elapsed_ns < SECOND_NS:
+            return
+        rate = (received - self._rated_bytes) * SECOND_NS / elapsed_ns
+        first = self._rated_ns == 0
+        self._rated_bytes = received
+        self._rated_ns = now_ns
+        if first or not self._recording:
+            return
+        kept = _RATE_KEPT_PART if self._rate_bytes_per_s else 0.0
+        self._rate_bytes_per_s = kept * self._rate_bytes_per_s + (1 - kept) * rate
+        wanted = int(2 * self._rate_bytes_per_s * self._quantum_ns / SECOND_NS)
+        wanted = 1 if self._live else min(max(wanted, 1), self._lowat_bytes_max)
+        # A system call for every small change would cost more than it saves.
+        if wanted == 1 or abs(wanted - self._lowat_bytes) * 4 > self._lowat_bytes:
+            self._set_lowat(wanted)
 
     def close(self) -> None:
         """Close without telling the handler: it is its wish."""
         self._handler = None
+        self._demuxer.detach()
         if self._transport is not None:
             self._transport.abort()
 
@@ -167,6 +193,7 @@ class FeedProtocol(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         reason = f"the connection broke: {exc}" if exc else "the connection was closed"
         self._lose(ConnectionLost(reason))
+        self._demuxer.detach()
         self._socket = None
 
     # the rest
@@ -178,46 +205,15 @@ class FeedProtocol(asyncio.BufferedProtocol):
         if events & ~EVENT_TEXT and self._handler is not None:
             self._handler.on_media(events & ~EVENT_TEXT)
 
-    def _read_now(self) -> None:
-        for _ in range(DRAIN_READS_MAX):
-            if self.closed or self._socket is None:
-                return
-            buffer = self._demuxer.get_buffer()
-            try:
-                nbytes = self._socket.recv_into(buffer)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                self._lose(ConnectionLost(f"the connection broke: {error}"))
-                return
-            if nbytes == 0:
-                return  # the loop sees the end of the stream too, and reports it
-            self.buffer_updated(nbytes)
-            if nbytes < len(buffer):
-                return
-
-    def _adapt(self, now_ns: int) -> None:
-        """Measure the byte rate and set SO_RCVLOWAT to what two ticks bring."""
-        received = self._demuxer.bytes_received
-        elapsed_ns = now_ns - self._rated_ns
-        rate = (received - self._rated_bytes) * SECOND_NS / elapsed_ns
-        first = self._rated_ns == 0
-        self._rated_bytes = received
-        self._rated_ns = now_ns
-        if first or not self._recording:
-            return
-        kept = _RATE_KEPT_PART if self._rate_bytes_per_s else 0.0
-        self._rate_bytes_per_s = kept * self._rate_bytes_per_s + (1 - kept) * rate
-        wanted = int(2 * self._rate_bytes_per_s * self._quantum_ns / SECOND_NS)
-        wanted = 1 if self._live else min(max(wanted, 1), self._lowat_bytes_max)
-        # A system call for every small change would cost more than it saves.
-        if wanted == 1 or abs(wanted - self._lowat_bytes) * 4 > self._lowat_bytes:
-            self._set_lowat(wanted)
-
     def _set_lowat(self, nbytes: int) -> None:
         if nbytes == self._lowat_bytes or self._socket is None or self.closed:
             return
         try:
+            # Above one byte the tick reads; the descriptor it uses is the demuxer's own.
+            if nbytes == 1:
+                self._demuxer.detach()
+            elif not self._demuxer.attached:
+                self._demuxer.attach(self._socket.fileno())
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes)
         except OSError as error:
             self._lose(ConnectionLost(f"the connection broke: {error}"))
@@ -226,13 +222,22 @@ class FeedProtocol(asyncio.BufferedProtocol):
 
     def _lose(self, error: GatewayError) -> None:
         handler, self._handler = self._handler, None
+        self._demuxer.detach()
         if self._transport is not None:
             self._transport.abort()
         if handler is not None:
             handler.on_closed(error)
 
 
-def _no_rtsp(error: CextError) -> GatewayError:
+def drain(protocols: Sequence[FeedProtocol], now_ns: int) -> None:
+    """The worker's tick for many feeds of one loop (N2): read what waits in the kernel for those
+    nobody watches, let time pass for the tracks of all, and tell their handlers."""
+    demuxers = [protocol.demuxer for protocol in protocols]
+    for place, events in drain_demuxers(demuxers, now_ns, DRAIN_READS_MAX):
+        protocols[place].drained(events)
+
+
+def _no_rtsp(error: Exception) -> GatewayError:
     wrapped: GatewayError
     if isinstance(error, LimitExceeded):
         wrapped = RtspLimitError(error.limit, error.value, error.maximum)

@@ -13,6 +13,7 @@ from cext.arena import ArenaPool
 from cext.interleaved import ReceiveArea
 from gateway.ingest.model import CameraSpec, FeedEvent, FeedEventKind, FeedSettings, FeedStatus
 from gateway.ingest.session import FeedSession
+from gateway.net.tcp import drain
 from storage.base.clock import SystemClock
 from storage.base.retention import TRIAL
 from storage.recorder import Recorder
@@ -84,7 +85,9 @@ class Feeds:
         """What the worker's loop does eight times a commit interval."""
         while True:
             for session in self.sessions.values():
-                session.tick(self._clock.utc_ns())
+                if session.protocol is not None:
+                    drain([session.protocol], self._clock.utc_ns())
+                session.check(self._clock.utc_ns())
             await asyncio.sleep(self._settings.tick_interval_ns / 1e9)
 
     async def stop(self) -> None:

@@ -20,6 +20,7 @@ from cext.interleaved import ReceiveArea
 from cext.packetize import PacketTemplate
 from gateway.ingest.model import CameraSpec, FeedEvent, FeedEventKind, FeedSettings
 from gateway.ingest.session import FeedSession
+from gateway.net.tcp import drain
 from gateway.rtsp.messages import Headers, Request, Response
 from gateway.rtsp.parser import MessageParser
 from storage.base.clock import SystemClock
@@ -351,7 +352,9 @@ async def feed(
     async def tick() -> None:
         while True:
             await asyncio.sleep(settings.tick_interval_ns / 1e9)
-            session.tick(clock.utc_ns())
+            if session.protocol is not None:
+                drain([session.protocol], clock.utc_ns())
+            session.check(clock.utc_ns())
 
     ticker = asyncio.create_task(tick())
     running = Feed(session, sink, pool, events, task)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 from gateway.ingest.children import bind_to_parent, child_arguments
 from gateway.ingest.control import Answer, Channel, Request, WorkerReady, open_fd
@@ -23,8 +24,8 @@ async def stay(fd: int) -> None:
     await supervisor.run()
 
 
-def main() -> None:
-    deed, *rest = sys.argv[1:]
+def main(argv: Sequence[str]) -> None:
+    deed, *rest = argv
     arguments = child_arguments(rest)
     bind_to_parent(int(arguments["parent-pid"]))
     fd = int(arguments["control-fd"])
@@ -34,7 +35,3 @@ def main() -> None:
         os.write(fd, b"\xff\xff\xff\xff")
         time.sleep(60)
     asyncio.run(stay(fd))
-
-
-if __name__ == "__main__":
-    main()
