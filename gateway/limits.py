@@ -83,7 +83,8 @@ SNAPSHOT_INTERVAL_LONG_S = 2.0
 SNAPSHOT_AGE_MAX_S = 5.0  # older: that worker counts as not recording
 REOPEN_INTERVAL_S = 5.0  # between attempts to open a camera's index
 SEALS_WAITING_MAX = 4096  # not yet in the audit log; beyond, the next start enters them
-TICK_SLICES = 8  # feeds are ticked in so many groups, so that one tick never holds the loop long
+TICK_SLICES = 4  # feeds are ticked in so many groups, so that one tick never holds the loop long
+CHECK_TICKS = 2  # a feed is looked after every so many ticks: stall, keep-alive, SO_RCVLOWAT
 ARENA_OPEN_BYTES_MAX = 2 * KIB * KIB * KIB  # open fragments of all feeds of a worker
 TRUSTED_INTERVAL_S = 60.0  # between two writes of trusted time
 REGISTRY_POLL_S = 2.0  # a change whose notice was lost is seen this late
@@ -91,7 +92,7 @@ FAULTS_KEPT_MAX = 64  # last faults shown in a status
 
 # Clips over HTTP.
 CLIP_READS_MAX = 16  # threads, and clips being sent at once
-CLIP_CHUNK_BYTES = 1 * KIB * KIB  # handed to the socket in one piece
+CLIP_CHUNK_BYTES = 2 * KIB * KIB  # read in one go while as much is being sent
 CLIP_CACHE_MAX = 32  # composed clips kept; an hour of 25 frames/s takes about 6 MB
 CLIP_CACHE_AGE_MAX_S = 60.0
 GAPS_HEADER_BYTES_MAX = 4 * KIB  # common proxies take 8 KiB of headers in all

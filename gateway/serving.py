@@ -10,11 +10,16 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from gateway.errors import GatewayError
+from gateway.ingest.children import Spawned
 from gateway.ingest.registry import Camera, SqliteRegistry
-from gateway.ingest.supervisor import ServePlan, Supervisor
+from gateway.ingest.supervisor import ServePlan, Supervisor, spawn_workers
 from gateway.installation import (
     AlreadyServing,
     Installation,
@@ -63,14 +68,6 @@ def serve_installation(config_file: Path, workers: int | None) -> None:
         opened.callback(lock.release)
         listener = _listen(config.server.http_host, config.server.http_port)
         opened.enter_context(listener)
-        store = opened.enter_context(open_store(installation, write=True))
-        clock = SystemClock(store.mark())
-        audit = opened.enter_context(_open_audit(installation, clock))
-        registry = opened.enter_context(installation.registry())
-        backend = _Backend(store, audit, registry, clock)
-        recovery = backend.recover_all()
-        for volume in store.volumes.values():
-            volume.begin_serving()
         host, port = listener.getsockname()[:2]
         plan = ServePlan(
             config_file=installation.paths.config,
@@ -79,17 +76,35 @@ def serve_installation(config_file: Path, workers: int | None) -> None:
             lock_fd=lock.fd,
             http_fd=listener.fileno(),
             http_address=f"http://{f'[{host}]' if ':' in host else host}:{port}",
-            recovery=recovery,
+            recovery="",
             log_level=config.log.level,
         )
+        # They load while we recover, and touch nothing before the supervisor lets them go (G3).
+        spawned = spawn_workers(plan)
+        unwind = opened.enter_context(contextlib.ExitStack())
+        for worker in spawned:
+            unwind.callback(worker.abandon)
+        store = opened.enter_context(open_store(installation, write=True))
+        clock = SystemClock(store.mark())
+        audit = opened.enter_context(_open_audit(installation, clock))
+        registry = opened.enter_context(installation.registry())
+        backend = _Backend(store, audit, registry, clock)
+        plan = replace(plan, recovery=backend.recover_all())
+        for volume in store.volumes.values():
+            volume.begin_serving()
         log.info("serving", http=plan.http_address, workers=plan.workers, trial=installation.trial)
+        unwind.pop_all()
         try:
-            asyncio.run(Supervisor(plan, backend).run())
+            asyncio.run(_supervise(plan, backend, spawned))
         except ExceptionGroup as group:
             # One cause: say that one. More, or a mistake of ours: show all.
             if len(group.exceptions) == 1 and explain(group.exceptions[0]) is not None:
                 raise group.exceptions[0] from None
             raise
+
+
+async def _supervise(plan: ServePlan, backend: _Backend, spawned: Sequence[Spawned]) -> None:
+    await Supervisor(plan, backend, spawned).run()
 
 
 def _acquire(lock: ServeLock, installation: Installation) -> None:
@@ -185,9 +200,9 @@ class _Backend:
     def _audit_seals(self) -> int:
         """Enter the seals the log lacks: those made by recovery, or while nobody could be told."""
         known = {
-            (event.volume_uuid, event.slot, event.generation)
+            (bytes.fromhex(seal.volume_uuid), seal.slot, seal.generation)
             for entry in self._audit.entries()
-            if isinstance(event := entry.event, SlotSealed)
+            if (seal := _sealed_slot(entry.data)) is not None
         }
         missing = 0
         for volume in self._store.volumes.values():
@@ -239,6 +254,31 @@ class _Backend:
 
     def clock_synchronised(self) -> bool:
         return self._clock.synchronised
+
+
+class _SealedSlot(msgspec.Struct):
+    """The part of a SlotSealed entry that names the slot."""
+
+    type: str
+    volume_uuid: str = ""
+    slot: int = -1
+    generation: int = -1
+
+
+_SEALED_SLOT = msgspec.json.Decoder(_SealedSlot)
+_SEALED_MARK = f'"type":"{SlotSealed.kind}"'.encode()
+
+
+def _sealed_slot(entry: bytes) -> _SealedSlot | None:
+    """What slot an entry seals; None for other entries.
+
+    A city seals a slot a second, so a month of them is read at a start: decoding and checking
+    each whole event takes a hundred times as long.
+    """
+    if _SEALED_MARK not in entry:
+        return None
+    found = _SEALED_SLOT.decode(entry)
+    return found if found.type == SlotSealed.kind else None
 
 
 class _BadEvent(GatewayError):

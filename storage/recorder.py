@@ -129,14 +129,14 @@ class CameraWriter:
         the record before (T2). Raises RecorderStopped.
         """
         item = Pending(
-            stream=self.stream,
-            stream_sequence=0,
-            start_ns=meta.start_ns,
-            end_ns=meta.end_ns,
-            nbytes=fragment.payload_bytes,
-            submitted_ns=self._clock_ns(),
-            fragment=fragment,
-            meta=meta,
+            self.stream,
+            0,
+            meta.start_ns,
+            meta.end_ns,
+            fragment.payload_bytes,
+            self._clock_ns(),
+            fragment,
+            meta,
         )
         return self._submit(item)
 
@@ -185,7 +185,8 @@ class CameraWriter:
                 return False
             stream.next_sequence += 1
             stream.last_start_ns = item.start_ns
-            stream.last_end_ns = max(stream.last_end_ns, item.end_ns)
+            if item.end_ns > stream.last_end_ns:
+                stream.last_end_ns = item.end_ns
             stream.bytes_submitted += item.nbytes
             return True
 

@@ -280,14 +280,14 @@ def _restore(
 def index_entry(volume_number: int, slot: int, generation: int, record: SlotRecord) -> IndexEntry:
     """What the index says of a record in that place."""
     return IndexEntry(
-        start_ns=record.start_ns,
-        end_ns=record.end_ns,
-        volume_number=volume_number,
-        slot=slot,
-        generation=generation,
-        offset_blocks=record.offset_blocks,
-        record_bytes=record.record_bytes,
-        flags=record.flags,
-        stream_sequence=record.stream_sequence,
-        gap_cause=record.gap_cause,
+        record.start_ns,
+        record.end_ns,
+        volume_number,
+        slot,
+        generation,
+        record.offset_blocks,
+        record.record_bytes,
+        record.flags,
+        record.stream_sequence,
+        record.gap_cause,
     )

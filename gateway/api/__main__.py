@@ -1,4 +1,4 @@
-"""The API process: ``python -m gateway.api``, started by the supervisor alone.
+"""The API process: ``gateway.ingest.child gateway.api.__main__``, started by the supervisor alone.
 
 Owns the process: signals, the inherited sockets, uvicorn. SIGTERM stops it: no new connections,
 responses under way get STOP_RESPONSES_S.

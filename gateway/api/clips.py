@@ -224,19 +224,24 @@ class ClipResponse(Response):
         )
 
     async def _stream(self, send: Send, gone: asyncio.Event, group: asyncio.TaskGroup) -> None:
-        chunks = _chunks(self._clip, self._selection)
+        chunks = self._clip.read(self._selection.start, self._selection.length)
 
-        async def read() -> bytes | None:
-            return await self._threads.run(lambda: next(chunks, None))
+        async def read(size_min: int) -> list[Chunk]:
+            return await self._threads.run(lambda: _batch(chunks, size_min))
 
-        # The first chunk before the status line: what cannot be read can then still be said.
-        chunk = await read()
+        # Something of the footage before the status line: what cannot be read can then still be
+        # said. Not more of it than is at hand soonest.
+        batch = await read(1)
         await self._start(send)
-        while chunk is not None and not gone.is_set():
-            ahead = group.create_task(read())
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            self._threads.bytes_sent += len(chunk)
-            chunk = await ahead
+        while batch and not gone.is_set():
+            ahead = group.create_task(read(CLIP_CHUNK_BYTES))
+            batch.reverse()
+            while batch and not gone.is_set():
+                # Popped: a chunk is somebody else's memory, held no longer than it is needed.
+                size = len(batch[-1])
+                await send({"type": "http.response.body", "body": batch.pop(), "more_body": True})
+                self._threads.bytes_sent += size
+            batch = await ahead
         if not gone.is_set():
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -247,15 +252,13 @@ async def _watch(receive: Receive, gone: asyncio.Event) -> None:
     gone.set()
 
 
-def _chunks(clip: Clip, selection: Selection) -> Iterator[bytes]:
-    """The selected bytes in pieces of at least CLIP_CHUNK_BYTES (the last may be shorter)."""
-    parts: list[Chunk] = []
+def _batch(chunks: Iterator[Chunk], size_min: int) -> list[Chunk]:
+    """The next chunks, at least two and ``size_min`` bytes of them; empty at the end."""
+    batch: list[Chunk] = []
     size = 0
-    for part in clip.read(selection.start, selection.length):
-        parts.append(part)
-        size += len(part)
-        if size >= CLIP_CHUNK_BYTES:
-            yield b"".join(parts)
-            parts, size = [], 0
-    if parts:
-        yield b"".join(parts)
+    for chunk in chunks:
+        batch.append(chunk)
+        size += len(chunk)
+        if len(batch) > 1 and size >= size_min:
+            break
+    return batch

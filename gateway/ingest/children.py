@@ -5,6 +5,9 @@ decides what a child is for, nor when to stop: the supervisor does.
 
 - A child gets the read end of nothing but its control socket and keeps ``serve.lock`` open, so
   that the lock is free only when the last process is gone (G1).
+- A child may be spawned before it may work: it loads its modules and waits at a gate, before which
+  it opens nothing (``gateway.ingest.child``). So loading costs no time after a crash: the
+  supervisor recovers meanwhile, and G3 holds all the same.
 - A child is its own process group: Ctrl-C in a terminal reaches the supervisor alone, which stops
   the rest in order.
 """
@@ -12,10 +15,12 @@ decides what a child is for, nor when to stop: the supervisor does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -27,13 +32,16 @@ from gateway.telemetry.log import get_logger
 log = get_logger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+_RUNNER = "gateway.ingest.child"
+_GO = b"G"
 
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
     """What to run.
 
-    ``module`` as in ``python -m``; ``fds`` are inherited beside the control socket.
+    ``module`` has a ``main(argv)`` that gives an exit status; ``fds`` are inherited beside the
+    control socket.
     """
 
     name: str
@@ -42,21 +50,78 @@ class ChildSpec:
     fds: tuple[int, ...]
 
 
+class Spawned:
+    """A process that waits at its gate. ``let_go`` or ``abandon`` follows."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        """Start it; returns at once. Raises OSError."""
+        self.control, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    _RUNNER,
+                    spec.module,
+                    *spec.arguments,
+                    f"--control-fd={theirs.fileno()}",
+                    f"--parent-pid={os.getpid()}",
+                ],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *spec.fds),
+                start_new_session=True,
+            )
+        self.control.setblocking(False)
+        self._pid_fd = os.pidfd_open(self.process.pid)
+        log.info("process_started", child=spec.name, pid=self.process.pid)
+
+    def let_go(self) -> None:
+        """Open the gate."""
+        # Also when it has died meanwhile: whoever serves the connection sees the end of file.
+        with contextlib.suppress(BrokenPipeError):
+            self.control.send(_GO)
+
+    def abandon(self) -> None:
+        """End it at once: behind its gate it has touched nothing."""
+        self.control.close()
+        os.close(self._pid_fd)
+        self.process.kill()
+        self.process.wait()
+
+    async def ended(self) -> int:
+        """Its exit status, minus the signal's number if one ended it."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(self._pid_fd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(self._pid_fd)
+            os.close(self._pid_fd)
+        return self.process.wait()
+
+
 class Child:
     """Keeps one process alive until told to stop.
 
-    ``handler`` serves its requests. ``between`` runs after a death and before the next start, while
-    no such process runs (G3); False: not yet, ask again later.
+    ``first`` was spawned before and waits at its gate; without it the first one is spawned, too,
+    when ``keep`` begins. ``handler`` serves its requests. ``between`` runs after a death and
+    before the next start, while no such process runs (G3); False: not yet, ask again later.
     """
 
     def __init__(
-        self, spec: ChildSpec, handler: Handler, between: Callable[[], Awaitable[bool]]
+        self,
+        spec: ChildSpec,
+        handler: Handler,
+        between: Callable[[], Awaitable[bool]],
+        first: Spawned | None = None,
     ) -> None:
         self.spec = spec
         self.restarts = 0
         self._handler = handler
         self._between = between
-        self._process: asyncio.subprocess.Process | None = None
+        self._waiting = first
+        self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._stopping = asyncio.Event()
 
@@ -64,7 +129,7 @@ class Child:
     def pid(self) -> int:
         """0 while it does not run."""
         process = self._process
-        return process.pid if process is not None and process.returncode is None else 0
+        return process.pid if process is not None and process.poll() is None else 0
 
     @property
     def channel(self) -> Channel | None:
@@ -115,22 +180,10 @@ class Child:
             self._process.kill()
 
     async def _run_once(self) -> int:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self.spec.module,
-                *self.spec.arguments,
-                f"--control-fd={theirs.fileno()}",
-                f"--parent-pid={os.getpid()}",
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *self.spec.fds),
-                start_new_session=True,
-            )
-        log.info("process_started", child=self.spec.name, pid=self._process.pid)
-        reader, writer = await asyncio.open_connection(sock=ours)
+        running, self._waiting = self._waiting or Spawned(self.spec), None
+        self._process = running.process
+        running.let_go()
+        reader, writer = await asyncio.open_connection(sock=running.control)
         self._channel = Channel(reader, writer, self._handler)
         try:
             await self._channel.run()
@@ -139,7 +192,7 @@ class Child:
             self.kill()
         finally:
             self._channel = None
-        return await self._process.wait()
+        return await running.ended()
 
 
 def _describe(status: int) -> str:
@@ -163,6 +216,13 @@ def bind_to_parent(parent_pid: int) -> None:
         raise OSError(number, os.strerror(number))
     if os.getppid() != parent_pid:
         raise SystemExit(f"the supervisor {parent_pid} is gone already")
+
+
+def wait_at_gate(control_fd: int) -> bool:
+    """In a child: until the supervisor lets it go. False: it never will."""
+    with socket.socket(fileno=os.dup(control_fd)) as control:
+        control.setblocking(True)
+        return control.recv(len(_GO)) == _GO
 
 
 def child_arguments(argv: Sequence[str]) -> dict[str, str]:

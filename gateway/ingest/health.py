@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import fields
+from operator import add
+
+from msgspec.structs import astuple
 
 from cext.values import TrackCounters
 from gateway.errors import FeedError, GatewayError, WireError
@@ -18,39 +20,60 @@ from storage.base.gap import GapCause
 from storage.errors import StorageError
 
 _SAMPLES_MAX = 64
-# Of a track, what does not add up over connections.
-_NOT_SUMS = frozenset({"last_access_unit_recv_ns", "key_interval_frames", "jitter_ticks"})
-_SUMS = tuple(f.name for f in fields(TrackCounters) if f.name not in _NOT_SUMS)
+# Of a track, what adds up over connections; the rest of its fields, which does not, comes last.
+_NOT_SUMS = ("last_access_unit_recv_ns", "key_interval_frames", "jitter_ticks")
+_SUMS = TrackCounters.__struct_fields__[: -len(_NOT_SUMS)]
+assert (*_SUMS, *_NOT_SUMS) == TrackCounters.__struct_fields__, "sums come first"
 
 
 class RateMeter:
     """Frames and bytes per second as received, over the last RATE_WINDOW_NS."""
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[int, int, int]] = deque(maxlen=_SAMPLES_MAX)
+        self._samples: deque[tuple[int, int, int]] = deque()
+        # Of all samples but the first, which only marks where the span begins.
+        self._frames = 0
+        self._bytes = 0
 
     def add(self, recv_ns: int, frames: int, nbytes: int) -> None:
         """A fragment whose last frame came at ``recv_ns``."""
-        self._samples.append((recv_ns, frames, nbytes))
-        while self._samples[0][0] < recv_ns - RATE_WINDOW_NS:
-            self._samples.popleft()
+        samples = self._samples
+        if samples:
+            self._frames += frames
+            self._bytes += nbytes
+        samples.append((recv_ns, frames, nbytes))
+        if len(samples) > _SAMPLES_MAX:
+            self._drop_first()
+        self._drop_before(recv_ns - RATE_WINDOW_NS)
 
     def clear(self) -> None:
         """Another connection."""
         self._samples.clear()
+        self._frames = self._bytes = 0
 
     def rates(self, now_ns: int) -> tuple[float, float]:
         """(frames per second, bits per second); zeros if nothing came within the window."""
-        samples = [sample for sample in self._samples if sample[0] >= now_ns - RATE_WINDOW_NS]
+        self._drop_before(now_ns - RATE_WINDOW_NS)
+        samples = self._samples
         if len(samples) < 2:
             return 0.0, 0.0
         span_s = (samples[-1][0] - samples[0][0]) / 1e9
         if span_s <= 0:
             return 0.0, 0.0
-        # The first sample only marks where the span begins.
-        frames = sum(sample[1] for sample in samples[1:])
-        nbytes = sum(sample[2] for sample in samples[1:])
-        return frames / span_s, 8 * nbytes / span_s
+        return self._frames / span_s, 8 * self._bytes / span_s
+
+    def _drop_before(self, from_ns: int) -> None:
+        samples = self._samples
+        while samples and samples[0][0] < from_ns:
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        samples = self._samples
+        samples.popleft()
+        if samples:
+            _, frames, nbytes = samples[0]
+            self._frames -= frames
+            self._bytes -= nbytes
 
 
 class FeedHealth:
@@ -65,6 +88,7 @@ class FeedHealth:
         self.connections = 0
         self._camera_id = camera_id
         self._since_ns = now_ns
+        self._absorbed: tuple[int, ...] = ()  # _SUMS of connections that ended; () before one did
 
     def enter(self, state: FeedState, now_ns: int) -> None:
         """Change state; entering the same again changes nothing."""
@@ -79,8 +103,7 @@ class FeedHealth:
 
     def absorb(self, counters: TrackCounters) -> None:
         """Add what a track counted in its life; call once when it ends."""
-        for name, value in track_counts(counters):
-            self.counts[name] += value
+        self._absorbed = self._with_absorbed(counters)
 
     def status(
         self,
@@ -90,10 +113,9 @@ class FeedHealth:
         quirks: Iterable[tuple[str, int]],
     ) -> FeedStatus:
         """The status now; ``track`` counts what the present connection brought."""
-        counters = Counter(self.counts)
-        if track is not None:
-            for name, value in track_counts(track):
-                counters[name] += value
+        counters = dict(self.counts)
+        sums = self._absorbed if track is None else self._with_absorbed(track)
+        counters.update(zip(_SUMS, sums, strict=False))  # none before the first track
         for name, value in quirks:
             counters[f"quirk_{name}"] = value
         fps, bitrate_bps = self.rate.rates(now_ns)
@@ -109,13 +131,13 @@ class FeedHealth:
             last_frame_ns=self.last_frame_ns,
             reconnects=max(self.connections - 1, 0),
             last_error=self.last_error,
-            counters=dict(counters),
+            counters=counters,
         )
 
-
-def track_counts(counters: TrackCounters) -> Iterable[tuple[str, int]]:
-    """The counters of a track that add up over connections."""
-    return ((name, getattr(counters, name)) for name in _SUMS)
+    def _with_absorbed(self, counters: TrackCounters) -> tuple[int, ...]:
+        """_SUMS of the connections that ended and of this track together."""
+        sums = astuple(counters)[: len(_SUMS)]
+        return tuple(map(add, self._absorbed, sums)) if self._absorbed else sums
 
 
 def describe_failure(error: BaseException, now_ns: int) -> FeedFailure:

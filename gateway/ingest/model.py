@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+import msgspec
+
 from gateway.limits import RCVLOWAT_BYTES_MAX
 from storage.base.gap import GapCause
 
@@ -66,8 +68,7 @@ class FeedState(Enum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class FeedFailure:
+class FeedFailure(msgspec.Struct, frozen=True):
     """Why a connection ended last. ``code`` is that of the error, ``text`` for people."""
 
     cause: GapCause
@@ -77,8 +78,7 @@ class FeedFailure:
     when_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class FeedStatus:
+class FeedStatus(msgspec.Struct, frozen=True):
     """One feed now. ``fps`` and ``bitrate_bps`` as received over the last ten seconds, 0 unknown.
 
     ``since_ns``: in this state since. ``last_frame_ns``: receive time of the last stored frame, 0

@@ -115,19 +115,23 @@ class FeedRecording:
 
     def settle(self) -> bool:
         """Offer owed gaps again; True if none is owed now."""
-        while self._owed and self._sink.submit_gap(self._owed[0]):
-            self._owed.popleft()
+        owed = self._owed
+        while owed and self._sink.submit_gap(owed[0]):
+            owed.popleft()
             self.gaps_written += 1
-        return not self._owed
+        return not owed
 
     def store(self, fragment: Fragment, report: SenderReport | None, recv_quantum_ns: int) -> None:
         """Place a fragment and give it to the sink, with the gaps that belong before and in it."""
         submitted = False
         try:
-            self._update_config(fragment)
+            if fragment.parameter_sets is not self._parameter_sets:
+                self._update_config(fragment)
             placement = self._timeline.place(_facts(fragment, report))
             losses = self._losses(fragment)
-            self._write_gaps_before(placement, losses)
+            away = self._outage is not None or placement.gap_before_ns > GAP_MIN_NS
+            if losses or self._held or away:
+                self._write_gaps_before(placement, losses)
             self._last_start_ns = placement.start_ns
             meta = self._meta(placement, recv_quantum_ns)
             submitted = self.settle() and self._sink.submit(fragment, meta)
@@ -143,11 +147,10 @@ class FeedRecording:
     # codec configuration
 
     def _update_config(self, fragment: Fragment) -> None:
-        sets = fragment.parameter_sets
-        if sets is self._parameter_sets or sets == self._parameter_sets:
-            self._parameter_sets = sets
-            return
+        sets, known = fragment.parameter_sets, self._parameter_sets
         self._parameter_sets = sets
+        if sets == known:
+            return
         config = codec_config(self._codec, sets)
         before = self.config
         self.config = config
@@ -166,22 +169,22 @@ class FeedRecording:
     def _meta(self, placement: Placement, recv_quantum_ns: int) -> FragmentMeta:
         config = self.config
         assert config is not None, "a fragment has a configuration, if an empty one"
-        flags = RECORD_DISCONTINUITY if placement.discontinuity else 0
+        flags = RECORD_DISCONTINUITY if placement.reason is not None else 0
         if placement.clock_unsynchronised or not self._clock.synchronised:
             flags |= RECORD_CLOCK_UNSYNCHRONISED
         return FragmentMeta(
-            start_ns=placement.start_ns,
-            end_ns=placement.end_ns,
-            camera_ns=placement.camera_ns,
-            camera_offset_ns=placement.camera_offset_ns,
-            run_id=placement.run_id,
-            width=config.width,
-            height=config.height,
-            flags=flags,
-            codec_config=config.config_bytes,
-            codec_config_id=self._config_id,
-            recv_quantum_ns=recv_quantum_ns,
-            config_change=self._config_changed,
+            placement.start_ns,
+            placement.end_ns,
+            placement.camera_ns,
+            placement.camera_offset_ns,
+            placement.run_id,
+            config.width,
+            config.height,
+            flags,
+            config.config_bytes,
+            self._config_id,
+            recv_quantum_ns,
+            self._config_changed,
         )
 
     # gaps
@@ -275,13 +278,13 @@ def _same_bytes(one: CodecConfig, other: CodecConfig) -> bool:
 
 def _facts(fragment: Fragment, report: SenderReport | None) -> FragmentFacts:
     return FragmentFacts(
-        rtp_first=fragment.rtp_first,
-        pts_min_ticks=fragment.pts_min_ticks,
-        pts_max_ticks=fragment.pts_max_ticks,
-        last_delta_ticks=fragment.last_delta_ticks,
-        next_rtp=fragment.next_rtp,
-        recv_first_ns=fragment.recv_first_ns,
-        recv_last_ns=fragment.recv_last_ns,
-        earliest_ns=fragment.earliest_recv_minus_rtp_ns,
-        sender_report=time.SenderReport(report.ntp_ns_utc, report.rtp) if report else None,
+        fragment.rtp_first,
+        fragment.pts_min_ticks,
+        fragment.pts_max_ticks,
+        fragment.last_delta_ticks,
+        fragment.next_rtp,
+        fragment.recv_first_ns,
+        fragment.recv_last_ns,
+        fragment.earliest_recv_minus_rtp_ns,
+        time.SenderReport(report.ntp_ns_utc, report.rtp) if report is not None else None,
     )

@@ -44,8 +44,8 @@ _CNONCE_BYTES = 8
 
 
 class FeedSession:
-    """One camera's feed. Make one, run ``run()`` as a task, ``drain`` its ``protocol`` every tick
-    interval and call ``check`` several times a second.
+    """One camera's feed. Make one, run ``run()`` as a task, ``drain`` its ``protocol``, the
+    connection there is, every tick interval and call ``check`` several times a second.
 
     ``area`` is shared by all feeds of the loop, ``pool`` by all of the process. ``report`` is told
     what is worth a line in the log; it must not block. ``resume_cause``: why nothing was recorded
@@ -75,6 +75,7 @@ class FeedSession:
         self._health = FeedHealth(camera.id, clock.utc_ns())
         self._backoff = Backoff(settings, random)
         self._notes = QuirkNotes()
+        self.protocol: FeedProtocol | None = None
         self._life: FeedLife | None = None
         self._live = False
         self._trust_ssrc = True
@@ -94,11 +95,6 @@ class FeedSession:
             now_ns = self._clock.utc_ns()
             self._recording.close(now_ns)
             self._health.enter(FeedState.STOPPED, now_ns)
-
-    @property
-    def protocol(self) -> FeedProtocol | None:
-        """The connection there is, for ``gateway.net.tcp.drain`` every tick interval."""
-        return self._life.protocol if self._life is not None else None
 
     def check(self, now_ns: int) -> None:
         """Several times a second, with our clock's time: watch the connection (cheap)."""
@@ -159,6 +155,7 @@ class FeedSession:
         life = FeedLife(client, self, area=self._area, clock=self._clock, settings=settings)
         await connect(client.address, life.protocol, settings.connect_timeout_s)
         self._life = life
+        self.protocol = life.protocol
         self._health.connections += 1
         self._health.rate.clear()
         try:
@@ -196,6 +193,7 @@ class FeedSession:
             self._report_bug(error)
         finally:
             self._life = None
+            self.protocol = None
             counters = life.release()
             if counters is not None:
                 self._health.absorb(counters)

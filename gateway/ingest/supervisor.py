@@ -12,10 +12,11 @@ log has one thread of its own, so that its entries are in the order asked for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Protocol
 
 from gateway.errors import GatewayError
 from gateway.ingest.assign import partition
-from gateway.ingest.children import Child, ChildSpec
+from gateway.ingest.children import Child, ChildSpec, Spawned
 from gateway.ingest.control import (
     Accepted,
     Answer,
@@ -59,6 +60,8 @@ log = get_logger(__name__)
 
 # What is left for the supervisor itself after the last child was killed.
 _STOP_OWN_S = 1.0
+# The API is started when every worker is ready, or has had this long to become it.
+_WORKERS_FIRST_MAX_S = 5.0
 
 
 class Backend(Protocol):
@@ -110,10 +113,21 @@ class ServePlan:
     log_level: str
 
 
-class Supervisor:
-    """One run of ``serve``. Build it, then ``await run()``."""
+def spawn_workers(plan: ServePlan) -> list[Spawned]:
+    """Start loading the workers while the store is still being opened and recovered (step 4).
 
-    def __init__(self, plan: ServePlan, backend: Backend) -> None:
+    They wait at their gates for the Supervisor they are given to; without one, abandon them.
+    """
+    return [Spawned(_worker_spec(plan, number)) for number in range(plan.workers)]
+
+
+class Supervisor:
+    """One run of ``serve``. Build it, then ``await run()``.
+
+    ``spawned``: what ``spawn_workers`` made of the same plan; nothing: they are started by run.
+    """
+
+    def __init__(self, plan: ServePlan, backend: Backend, spawned: Sequence[Spawned] = ()) -> None:
         self._plan = plan
         self._backend = backend
         self._started_ns = backend.utc_ns()
@@ -125,7 +139,12 @@ class Supervisor:
         self._snapshots: list[WorkerSnapshot | None] = [None] * plan.workers
         self._ready: list[bool] = [False] * plan.workers
         self._faults: deque[WorkerFault] = deque(maxlen=FAULTS_KEPT_MAX)
-        self._workers = [self._worker_child(number) for number in range(plan.workers)]
+        self._all_ready = asyncio.Event()
+        assert len(spawned) in (0, plan.workers), spawned
+        self._workers = [
+            self._worker_child(number, first)
+            for number, first in enumerate(spawned or [None] * plan.workers)
+        ]
         self._api = self._api_child()
 
     async def run(self) -> None:
@@ -137,7 +156,8 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as group:
                 await self._reconcile()
-                keepers = [group.create_task(child.keep()) for child in [*self._workers, self._api]]
+                keepers = [group.create_task(worker.keep()) for worker in self._workers]
+                keepers.append(group.create_task(self._keep_api()))
                 housekeeping = [
                     group.create_task(self._every(REGISTRY_POLL_S, self._poll_registry)),
                     group.create_task(self._every(TRUSTED_INTERVAL_S, self._persist_trusted)),
@@ -156,7 +176,14 @@ class Supervisor:
 
     # ---- children -----------------------------------------------------------------------------
 
-    def _worker_child(self, number: int) -> Child:
+    async def _keep_api(self) -> None:
+        """Recording comes first: two processes that load at once delay each other."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WORKERS_FIRST_MAX_S):
+                await self._all_ready.wait()
+        await self._api.keep()
+
+    def _worker_child(self, number: int, first: Spawned | None) -> Child:
         async def handle(channel: Channel, body: Request) -> Answer | None:
             return await self._handle_worker(number, channel, body)
 
@@ -172,18 +199,7 @@ class Supervisor:
             log.warning("worker_recovered", worker=number, found=found)
             return True
 
-        spec = ChildSpec(
-            name=f"worker-{number}",
-            module="gateway.ingest.worker",
-            arguments=(
-                f"--config={self._plan.config_file}",
-                f"--worker={number}",
-                f"--workers={self._plan.workers}",
-                f"--log-level={self._plan.log_level}",
-            ),
-            fds=(self._plan.lock_fd,),
-        )
-        return Child(spec, handle, between)
+        return Child(_worker_spec(self._plan, number), handle, between, first)
 
     def _api_child(self) -> Child:
         async def between() -> bool:
@@ -191,7 +207,7 @@ class Supervisor:
 
         spec = ChildSpec(
             name="api",
-            module="gateway.api",
+            module="gateway.api.__main__",
             arguments=(
                 f"--config={self._plan.config_file}",
                 f"--http-fd={self._plan.http_fd}",
@@ -205,6 +221,7 @@ class Supervisor:
         children = [*self._workers, self._api]
         for child in children:
             child.stop()
+        self._all_ready.set()  # or an API that was not started yet would be waited for
         self._api.terminate()
         for worker in self._workers:
             await _tell(worker, StopWorker())
@@ -221,6 +238,8 @@ class Supervisor:
             case WorkerReady():
                 log.info("worker_ready", worker=number, pid=body.pid)
                 self._ready[number] = True
+                if all(self._ready):
+                    self._all_ready.set()
                 await channel.notify(Assign(self._revision, self._parts[number]))
                 return None
             case WorkerSnapshot():
@@ -306,6 +325,20 @@ class Supervisor:
                 await action()
             except GatewayError as error:
                 log.error("housekeeping_failed", code=error.code, error=str(error))
+
+
+def _worker_spec(plan: ServePlan, number: int) -> ChildSpec:
+    return ChildSpec(
+        name=f"worker-{number}",
+        module="gateway.ingest.worker",
+        arguments=(
+            f"--config={plan.config_file}",
+            f"--worker={number}",
+            f"--workers={plan.workers}",
+            f"--log-level={plan.log_level}",
+        ),
+        fds=(plan.lock_fd,),
+    )
 
 
 async def _tell(child: Child, body: Request) -> None:

@@ -53,6 +53,7 @@ from gateway.ingest.status import WorkerState
 from gateway.installation import Installation, open_store
 from gateway.limits import (
     ARENA_OPEN_BYTES_MAX,
+    CHECK_TICKS,
     REOPEN_INTERVAL_S,
     SEALS_WAITING_MAX,
     SNAPSHOT_FEEDS_MAX,
@@ -125,6 +126,7 @@ class Worker:
         )
         self._feeds: dict[str, _Feed] = {}
         self._sessions: dict[str, FeedSession] = {}
+        self._slices: list[list[FeedSession]] = [[] for _ in range(TICK_SLICES)]
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._assigned = False
         self._stagger_s = workers / config.ingest.stagger_per_s
@@ -291,11 +293,13 @@ class Worker:
             resume_cause=resume_cause,
         )
         self._sessions[spec.id] = session
+        self._slice_sessions()
         try:
             await session.run()
         finally:
             if self._sessions.get(spec.id) is session:
                 del self._sessions[spec.id]
+                self._slice_sessions()
             writer.close()
 
     async def _open(self, spec: CameraSpec) -> CameraWriter:
@@ -328,7 +332,7 @@ class Worker:
         """Every tick interval each session once, a slice at a time."""
         interval_s = self._settings.tick_interval_ns / 1e9 / TICK_SLICES
         due_s = self._loop.time()
-        number = 0
+        turn = 0
         while True:
             due_s += interval_s
             now_s = self._loop.time()
@@ -339,12 +343,21 @@ class Worker:
                 # Late by more than a whole tick: go on from now, make up for nothing.
                 due_s = max(due_s, now_s - interval_s * TICK_SLICES)
                 await asyncio.sleep(0)
-            sessions = list(self._sessions.values())[number::TICK_SLICES]
-            now_ns = self._clock.utc_ns()
-            drain([s.protocol for s in sessions if s.protocol is not None], now_ns)
-            for session in sessions:
+            self._tick(turn)
+            turn += 1
+
+    def _tick(self, turn: int) -> None:
+        """One slice: read it, and look after it every CHECK_TICKS-th time."""
+        sessions = self._slices[turn % TICK_SLICES]
+        now_ns = self._clock.utc_ns()
+        drain([p for session in sessions if (p := session.protocol) is not None], now_ns)
+        if turn // TICK_SLICES % CHECK_TICKS == 0:
+            for session in list(sessions):
                 session.check(now_ns)
-            number = (number + 1) % TICK_SLICES
+
+    def _slice_sessions(self) -> None:
+        sessions = list(self._sessions.values())
+        self._slices = [sessions[number::TICK_SLICES] for number in range(TICK_SLICES)]
 
     # ---- what others report -------------------------------------------------------------------
 

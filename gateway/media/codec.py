@@ -14,7 +14,7 @@ class Codec(IntEnum):
     @property
     def label(self) -> str:
         """As people write it."""
-        return {Codec.H264: "H.264", Codec.H265: "H.265"}[self]
+        return "H.264" if self is Codec.H264 else "H.265"
 
 
 # NAL unit types of parameter sets: H.264 table 7-1, H.265 table 7-1.

@@ -17,8 +17,9 @@ Start times never decrease. Records may overlap where a camera's ticks run ahead
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from gateway.limits import (
     ANCHOR_SAMPLES_MAX,
@@ -47,16 +48,14 @@ class RunReason(Enum):
     JUMP = "jump"
 
 
-@dataclass(frozen=True, slots=True)
-class SenderReport:
+class SenderReport(msgspec.Struct, frozen=True, gc=False):
     """The camera's wall clock at an extended RTP time (RFC 3550 section 6.4.1), UTC ns."""
 
     ntp_ns: int
     rtp: int
 
 
-@dataclass(frozen=True, slots=True)
-class FragmentFacts:
+class FragmentFacts(msgspec.Struct, frozen=True, gc=False):
     """What the timeline needs of a fragment; RTP times extended to 64 bits, ``pts`` from rtp_first.
 
     ``earliest_ns`` is the least of (receive time - RTP time since rtp_first) over its frames: when
@@ -74,8 +73,7 @@ class FragmentFacts:
     sender_report: SenderReport | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True, gc=False):
     """[start_ns, end_ns) of a fragment. ``reason`` is set on the first fragment of a run.
 
     ``camera_ns`` is the camera's own time of the first frame in decoding order, and
@@ -141,52 +139,55 @@ class Timeline:
 
     def place(self, facts: FragmentFacts) -> Placement:
         """The fragment's place. Call once a fragment, in the order of the stream."""
-        reason = self._next_reason or self._parted(facts)
+        reason = self._next_reason
         if reason is None:
-            self._follow(facts)
-        else:
+            candidate_ns = self._candidate_ns(facts)
+            reason = self._parted(facts, candidate_ns)
+            if reason is None:
+                self._follow(facts.recv_last_ns, candidate_ns)
+        if reason is not None:
             self._begin_run(facts, reason)
+        rate, pts_min_ticks = self._clock_rate, facts.pts_min_ticks
         # Rounding and a B-frame that precedes its fragment must not turn time back (T2).
-        start_ns = max(self._time_ns(facts, facts.pts_min_ticks), self._last_start_ns)
-        span_ns = self._duration_ns(facts.pts_max_ticks - facts.pts_min_ticks)
+        earliest_ns = self.time_of_rtp_ns(facts.rtp_first + pts_min_ticks)
+        start_ns = max(earliest_ns, self._last_start_ns)
+        span_ns = (facts.pts_max_ticks - pts_min_ticks) * SECOND_NS // rate
         end_ns = start_ns + span_ns + self._last_frame_ns(facts)
         gap_ns = max(start_ns - self._last_end_ns, 0) if self._last_end_ns else 0
         self._last_start_ns = start_ns
         self._last_end_ns = max(self._last_end_ns, end_ns)
-        first_ns = start_ns + self._duration_ns(-facts.pts_min_ticks)
         camera_ns = self._camera_ns(facts)
+        offset_ns = 0
+        if camera_ns:
+            offset_ns = camera_ns - (start_ns + -pts_min_ticks * SECOND_NS // rate)
         return Placement(
             start_ns,
             end_ns,
             self._run_id,
             reason,
             camera_ns,
-            camera_ns - first_ns if camera_ns else 0,
+            offset_ns,
             self._behind_ns,
             gap_ns,
         )
 
     def time_of_rtp_ns(self, rtp: int) -> int:
         """The time of an extended RTP timestamp of the present run; for losses inside it."""
-        return self._anchor_ns + self._duration_ns(rtp - self._rtp_base)
+        return self._anchor_ns + (rtp - self._rtp_base) * SECOND_NS // self._clock_rate
 
     def _duration_ns(self, ticks: int) -> int:
         return ticks * SECOND_NS // self._clock_rate
 
-    def _time_ns(self, facts: FragmentFacts, ticks: int) -> int:
-        return self.time_of_rtp_ns(facts.rtp_first + ticks)
-
     def _candidate_ns(self, facts: FragmentFacts) -> int:
         """The anchor that the least delayed frame of this fragment asks for."""
-        return facts.earliest_ns - self._duration_ns(facts.rtp_first - self._rtp_base)
+        ticks = facts.rtp_first - self._rtp_base
+        return facts.earliest_ns - ticks * SECOND_NS // self._clock_rate
 
-    def _parted(self, facts: FragmentFacts) -> RunReason | None:
+    def _parted(self, facts: FragmentFacts, candidate_ns: int) -> RunReason | None:
         """Why this fragment cannot belong to the run, or None (T4)."""
-        late_ns = self._candidate_ns(facts) - (self._anchor_ns - self._behind_ns)
-        if (
-            abs(late_ns) > JUMP_NS
-            or self._time_ns(facts, facts.pts_max_ticks) < self._last_start_ns
-        ):
+        late_ns = candidate_ns - (self._anchor_ns - self._behind_ns)
+        latest_ns = self.time_of_rtp_ns(facts.rtp_first + facts.pts_max_ticks)
+        if abs(late_ns) > JUMP_NS or latest_ns < self._last_start_ns:
             return RunReason.JUMP
         if late_ns < -EARLY_NS_MAX:
             return RunReason.EARLY
@@ -218,18 +219,18 @@ class Timeline:
         # Larger than any before, over restarts too, as long as runs last a second on average.
         self._run_id = max(self._run_id + 1, start_ns // SECOND_NS) % RUN_ID_MODULUS
 
-    def _follow(self, facts: FragmentFacts) -> None:
+    def _follow(self, recv_ns: int, candidate_ns: int) -> None:
         """Move the anchor towards the least delayed frame of the window (T3)."""
-        candidate_ns = self._candidate_ns(facts)
         window = self._window
         while window and window[-1][1] >= candidate_ns:
             window.pop()
-        window.append((facts.recv_last_ns, candidate_ns))
-        while window[0][0] < facts.recv_last_ns - ANCHOR_WINDOW_NS:
+        window.append((recv_ns, candidate_ns))
+        while window[0][0] < recv_ns - ANCHOR_WINDOW_NS:
             window.popleft()
-        elapsed_ns = max(facts.recv_last_ns - self._updated_ns, 0)
-        self._updated_ns = max(self._updated_ns, facts.recv_last_ns)
-        slew_ns = elapsed_ns * SLEW_PPM_MAX // 1_000_000
+        if recv_ns <= self._updated_ns:
+            return
+        slew_ns = (recv_ns - self._updated_ns) * SLEW_PPM_MAX // 1_000_000
+        self._updated_ns = recv_ns
         error_ns = window[0][1] - self._anchor_ns
         moved_ns = min(max(error_ns, -slew_ns), slew_ns)
         self._anchor_ns += moved_ns
@@ -238,14 +239,18 @@ class Timeline:
 
     def _last_frame_ns(self, facts: FragmentFacts) -> int:
         """How long the fragment's last frame in output order lasts."""
-        usual_ns = max(self._duration_ns(facts.last_delta_ticks), 0)
+        rate = self._clock_rate
+        known_ns = 0
         if facts.next_rtp is not None:
             ticks = facts.next_rtp - facts.rtp_first - facts.pts_max_ticks
-            known_ns = self._duration_ns(ticks)
-            if 0 < known_ns <= max(FRAME_DURATION_NS_MAX, 3 * usual_ns):
+            known_ns = ticks * SECOND_NS // rate
+            if 0 < known_ns <= FRAME_DURATION_NS_MAX:
                 return known_ns
+        usual_ns = max(facts.last_delta_ticks * SECOND_NS // rate, 0)
+        if 0 < known_ns <= 3 * usual_ns:  # a slow camera, not a hole
+            return known_ns
         # At least a tick: an empty range would be a record that nobody finds.
-        return max(min(usual_ns, FRAME_DURATION_NS_MAX), SECOND_NS // self._clock_rate)
+        return max(min(usual_ns, FRAME_DURATION_NS_MAX), SECOND_NS // rate)
 
     def _camera_ns(self, facts: FragmentFacts) -> int:
         report = facts.sender_report

@@ -62,6 +62,7 @@ class FeedProtocol(asyncio.BufferedProtocol):
     ``quantum_ns``: how often ``drain`` is called for it, and so how long a byte may wait in the
     kernel.
     ``lowat_bytes_max``: the most ``SO_RCVLOWAT`` is set to; 1 switches the waiting off.
+    ``demuxer``: the native half, for ``drain`` and for its counters.
     """
 
     def __init__(
@@ -73,8 +74,8 @@ class FeedProtocol(asyncio.BufferedProtocol):
         quantum_ns: int,
         lowat_bytes_max: int,
     ) -> None:
-        self._demuxer = Demuxer(area)
-        self._consume = self._demuxer.consume
+        self.demuxer = Demuxer(area)
+        self._consume = self.demuxer.consume
         self._utc_ns: Callable[[], int] = clock.utc_ns
         self._handler: FeedHandler | None = handler
         self._quantum_ns = quantum_ns
@@ -88,16 +89,11 @@ class FeedProtocol(asyncio.BufferedProtocol):
         self._rated_bytes = 0
         self._rated_ns = 0
         # The loop asks for a buffer before each read: no Python between it and the demuxer.
-        self.get_buffer = self._demuxer.get_buffer  # type: ignore[method-assign]
+        self.get_buffer = self.demuxer.get_buffer  # type: ignore[method-assign]
 
     def attach(self, sock: socket.socket) -> None:
         """The connected socket, before the loop takes it over. ``drain`` reads from it."""
         self._socket = sock
-
-    @property
-    def demuxer(self) -> Demuxer:
-        """For its counters."""
-        return self._demuxer
 
     @property
     def recv_quantum_ns(self) -> int:
@@ -111,7 +107,7 @@ class FeedProtocol(asyncio.BufferedProtocol):
 
     def bind(self, rtp_channel: int, track: VideoTrack, rtcp_channel: int) -> None:
         """Frames of these channels go to ``track``."""
-        self._demuxer.bind(rtp_channel, track, rtcp_channel)
+        self.demuxer.bind(rtp_channel, track, rtcp_channel)
 
     def send(self, data: bytes) -> None:
         """Send a request. A camera that reads nothing any more is given up (bounded buffer)."""
@@ -143,7 +139,7 @@ class FeedProtocol(asyncio.BufferedProtocol):
 
     def adapt(self, now_ns: int) -> None:
         """Measure the byte rate and set SO_RCVLOWAT to what two ticks bring; once a second."""
-        received = self._demuxer.bytes_received
+        received = self.demuxer.bytes_received
         elapsed_ns = now_ns - self._rated_ns
         if elapsed_ns < SECOND_NS:
             return
@@ -164,7 +160,7 @@ class FeedProtocol(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Close without telling the handler: it is its wish."""
         self._handler = None
-        self._demuxer.detach()
+        self.demuxer.detach()
         if self._transport is not None:
             self._transport.abort()
 
@@ -174,7 +170,7 @@ class FeedProtocol(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._demuxer.get_buffer(sizehint)
+        return self.demuxer.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
         recv_ns = self._utc_ns()
@@ -193,7 +189,7 @@ class FeedProtocol(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         reason = f"the connection broke: {exc}" if exc else "the connection was closed"
         self._lose(ConnectionLost(reason))
-        self._demuxer.detach()
+        self.demuxer.detach()
         self._socket = None
 
     # the rest
@@ -201,7 +197,7 @@ class FeedProtocol(asyncio.BufferedProtocol):
     def _dispatch(self, events: int) -> None:
         # Text first: an answer that sets up a track stands before that track's packets.
         if events & EVENT_TEXT and self._handler is not None:
-            self._handler.on_text(self._demuxer.take_text())
+            self._handler.on_text(self.demuxer.take_text())
         if events & ~EVENT_TEXT and self._handler is not None:
             self._handler.on_media(events & ~EVENT_TEXT)
 
@@ -211,9 +207,9 @@ class FeedProtocol(asyncio.BufferedProtocol):
         try:
             # Above one byte the tick reads; the descriptor it uses is the demuxer's own.
             if nbytes == 1:
-                self._demuxer.detach()
-            elif not self._demuxer.attached:
-                self._demuxer.attach(self._socket.fileno())
+                self.demuxer.detach()
+            elif not self.demuxer.attached:
+                self.demuxer.attach(self._socket.fileno())
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes)
         except OSError as error:
             self._lose(ConnectionLost(f"the connection broke: {error}"))
@@ -222,7 +218,7 @@ class FeedProtocol(asyncio.BufferedProtocol):
 
     def _lose(self, error: GatewayError) -> None:
         handler, self._handler = self._handler, None
-        self._demuxer.detach()
+        self.demuxer.detach()
         if self._transport is not None:
             self._transport.abort()
         if handler is not None:

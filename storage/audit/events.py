@@ -11,6 +11,7 @@ docs/design/audit.md.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -273,8 +274,12 @@ def _to_json(value: Any) -> Any:
     return value
 
 
+# Resolving annotations takes longer than everything else about an event.
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _from_json(document: dict[str, Any], target: type[Any]) -> Any:
-    hints = typing.get_type_hints(target)
+    hints = _hints(target)
     values = {}
     for field in dataclasses.fields(target):
         item = document.pop(field.name.removesuffix("_ns"))

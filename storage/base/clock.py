@@ -77,10 +77,8 @@ class SystemClock:
         self._utc = utc
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        # One tuple, replaced as a whole: readers need no lock. Our clock at mono m is
-        # base_ns + dt + sign(drift) * min(|drift|, dt * 500 ppm), with dt = m - mono_ns.
         started_ns, wall_ns = monotonic(), utc()
-        self._segment = (started_ns, wall_ns, 0)
+        self._begin_segment(started_ns, wall_ns, 0)
         self._next_discipline_ns = started_ns + DISCIPLINE_INTERVAL_NS
         self._steps: deque[ClockStep] = deque(maxlen=STEPS_KEPT_MAX)
         self._step_seen_ns = 0
@@ -98,6 +96,9 @@ class SystemClock:
 
     def utc_ns(self) -> int:
         now_ns = self._monotonic()
+        settled_ns, until_ns, offset_ns = self._steady
+        if settled_ns <= now_ns < until_ns:
+            return now_ns + offset_ns
         if now_ns >= self._next_discipline_ns:
             self._discipline(now_ns)
         return self._at(now_ns)
@@ -120,6 +121,18 @@ class SystemClock:
             self._steps.clear()
         return steps
 
+    def _begin_segment(self, mono_ns: int, base_ns: int, drift_ns: int) -> None:
+        """Our clock from mono_ns on; at mono m, with dt = m - mono_ns, it shows
+        base_ns + dt + sign(drift) * min(|drift|, dt * 500 ppm).
+        """
+        # Tuples, each replaced as a whole: readers need no lock.
+        self._segment = (mono_ns, base_ns, drift_ns)
+        # The drift is worked off after |drift| / 500 ppm, mostly microseconds; from then until
+        # the next look at UTC our clock is the monotonic one and a constant.
+        settled_ns = mono_ns - (-abs(drift_ns) * 1_000_000 // SLEW_PPM_MAX)
+        until_ns = mono_ns + DISCIPLINE_INTERVAL_NS
+        self._steady = (settled_ns, until_ns, base_ns + drift_ns - mono_ns)
+
     def _at(self, now_ns: int) -> int:
         mono_ns, base_ns, drift_ns = self._segment
         elapsed_ns = now_ns - mono_ns
@@ -133,16 +146,16 @@ class SystemClock:
             ours_ns = self._at(now_ns)
             drift_ns = self._utc() - ours_ns
             if abs(drift_ns) < STEP_MIN_NS:
-                self._segment = (now_ns, ours_ns, drift_ns)
+                self._begin_segment(now_ns, ours_ns, drift_ns)
                 self._step_seen_ns = 0
                 self._unsynchronised = ours_ns < self._trusted_floor_ns
             elif drift_ns > 0:
-                self._segment = (now_ns, ours_ns + drift_ns, 0)
+                self._begin_segment(now_ns, ours_ns + drift_ns, 0)
                 self._steps.append(ClockStep(ours_ns, drift_ns, taken=True))
                 self._step_seen_ns = 0
                 self._unsynchronised = True  # until the next look finds the two agree
             else:
-                self._segment = (now_ns, ours_ns, 0)
+                self._begin_segment(now_ns, ours_ns, 0)
                 self._unsynchronised = True
                 # A standing difference is one step, not one a second.
                 if abs(drift_ns - self._step_seen_ns) >= STEP_MIN_NS:

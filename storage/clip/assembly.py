@@ -155,7 +155,7 @@ def _search(store: ClipStore, camera_uid: bytes, wanted: TimeRange, limits: Boun
     index = store.index(camera_uid)
     try:
         around = index.rows_in(wanted)
-        span = index.find(wanted)
+        span = around.touching(wanted)
         earlier = index.before(
             wanted.start_ns, not_before_ns=wanted.start_ns - limits.key_search_ns
         )

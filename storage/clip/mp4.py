@@ -87,11 +87,14 @@ def head(samples: SampleTable, shown: Presentation) -> bytes:
     sample_offsets = np.cumsum(samples.sizes) - samples.sizes
     within = sample_offsets[firsts]
     # The moov's length does not depend on the offsets in it, only on their width.
-    for wide in (False, True):
-        start = len(ftyp) + len(_moov(samples, shown, within, wide=wide)) + len(mdat)
-        if wide or start + media_bytes <= _UINT32_MAX:
-            break
-    return ftyp + _moov(samples, shown, within + start, wide=wide) + mdat
+    moov = _moov(samples, shown, within, wide=False)
+    wide = len(ftyp) + len(moov) + len(mdat) + media_bytes > _UINT32_MAX
+    if wide:
+        moov = _moov(samples, shown, within, wide=True)
+    offsets = _offsets(within + len(ftyp) + len(moov) + len(mdat), wide=wide)
+    # They are the end of the only track; behind it there is nothing but the comment.
+    end = len(moov) - (len(_TRIAL) if shown.trial else 0)
+    return b"".join((ftyp, moov[: end - len(offsets)], offsets, moov[end:], mdat))
 
 
 def box(name: bytes, *content: bytes) -> bytes:
@@ -122,7 +125,7 @@ def _moov(samples: SampleTable, shown: Presentation, offsets: Ints, *, wide: boo
     if len(samples.sizes):
         parts.append(_trak(samples, shown, offsets, created, wide=wide))
     if shown.trial:
-        parts.append(_comment("TRIAL"))
+        parts.append(_TRIAL)
     return box(b"moov", *parts)
 
 
@@ -178,10 +181,8 @@ def _stbl(samples: SampleTable, offsets: Ints, *, wide: bool) -> bytes:
     count = struct.pack(">II", 0, len(samples.sizes))
     parts.append(full_box(b"stsz", 0, 0, count, _be32(samples.sizes)))
     count = struct.pack(">I", len(offsets))
-    if wide:
-        parts.append(full_box(b"co64", 0, 0, count, offsets.astype(">u8").tobytes()))
-    else:
-        parts.append(full_box(b"stco", 0, 0, count, _be32(offsets)))
+    # Last of all: head() puts the offsets there once it knows where the media data begin.
+    parts.append(full_box(b"co64" if wide else b"stco", 0, 0, count, _offsets(offsets, wide=wide)))
     return box(b"stbl", *parts)
 
 
@@ -225,6 +226,10 @@ def _run_starts(values: Ints) -> Ints:
     return np.concatenate(([0], np.flatnonzero(np.diff(values)) + 1)).astype(np.int64)
 
 
+def _offsets(values: Ints, *, wide: bool) -> bytes:
+    return values.astype(">u8").tobytes() if wide else _be32(values)
+
+
 def _be32(values: Ints) -> bytes:
     return values.astype(">u4").tobytes()
 
@@ -247,3 +252,6 @@ def _comment(text: str) -> bytes:
     data = box(b"data", struct.pack(">II", 1, 0), text.encode())
     meta = full_box(b"meta", 0, 0, hdlr, box(b"ilst", box(b"\xa9cmt", data)))
     return box(b"udta", meta)
+
+
+_TRIAL: Final = _comment("TRIAL")

@@ -78,8 +78,8 @@ class Clip:
         ]
         return f"{'TRIAL-' if self.trial else ''}{self.camera_id}_{times[0]}_{times[1]}.mp4"
 
-    def read(self, offset: int, length: int) -> Iterator[bytes]:
-        """Bytes [offset, offset + length) of the file, verified, in chunks of about 1-5 MiB.
+    def read(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
+        """Bytes [offset, offset + length) of the file, verified, in chunks of up to a few MiB.
 
         Raises DamagedFragment, FootageGone, DiskError before any byte of the fragment concerned;
         open the clip again then: the loss is a gap of it, and its etag another (C14).

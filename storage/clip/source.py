@@ -11,13 +11,15 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections import defaultdict
+import weakref
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from cext.crc32c import crc32c
 from cext.errors import FrameError
@@ -45,6 +47,9 @@ SPARE_BUFFER_BYTES_MAX: Final = 32 << 20
 SMALLEST_BUFFER_BYTES: Final = 1 << 16
 LARGE_FRAGMENT_BYTES: Final = 4 << 20
 STEP_BYTES: Final = 1 << 20
+# What was verified at an open and waits to be read: of one clip, and of all of the process.
+KEPT_BYTES_MAX: Final = 16 << 20
+KEPT_BYTES_PROCESS_MAX: Final = 32 << 20
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -131,7 +136,8 @@ class BufferPool:
     """Page-aligned buffers in power-of-two sizes, recycled so that pages are not faulted anew."""
 
     def __init__(self, spare_bytes_max: int) -> None:
-        self._lock = threading.Lock()
+        # A finaliser may give while this very thread is in here.
+        self._lock = threading.RLock()
         self._spare: dict[int, list[AlignedBuffer]] = defaultdict(list)
         self._spare_bytes = 0
         self._spare_bytes_max = spare_bytes_max
@@ -152,6 +158,78 @@ class BufferPool:
 
 
 BUFFERS: Final = BufferPool(SPARE_BUFFER_BYTES_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A verified payload in memory: ``size`` bytes of ``buffer`` from ``start`` on.
+
+    Followed by one ``lend`` or one ``give_back``.
+    """
+
+    buffer: AlignedBuffer
+    start: int
+    size: int
+
+    def lend(self, first: int, end: int) -> memoryview:
+        """Bytes [first, end), not copied. The buffer returns to the pool by itself when the last
+        view of them is gone, be it in the event loop's transport.
+        """
+        # All views of an exporter keep it alive, slices of slices too; so it is ours, not pooled.
+        exporter = np.frombuffer(memoryview(self.buffer), np.uint8, end - first, self.start + first)
+        weakref.finalize(exporter, BUFFERS.give, self.buffer).atexit = False
+        return exporter.data.toreadonly()
+
+    def give_back(self) -> None:
+        """Nobody wants it."""
+        BUFFERS.give(self.buffer)
+
+
+class KeptPayloads:
+    """Payloads verified when a clip was opened, for the read that mostly follows at once.
+
+    Each is taken once. The oldest go when there is more than ``bytes_max`` of buffers.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._lock = threading.Lock()
+        self._payloads: OrderedDict[tuple[int, int, int, int], Payload] = OrderedDict()
+        self._bytes = 0
+        self._bytes_max = bytes_max
+
+    def put(self, place: Place, payload: Payload) -> None:
+        """Keep it, in place of one of the same place."""
+        with self._lock:
+            dropped = [self._payloads.pop(place.key, None)]
+            self._payloads[place.key] = payload
+            self._bytes += payload.buffer.nbytes
+            if dropped[0] is not None:
+                self._bytes -= dropped[0].buffer.nbytes
+            while self._bytes > self._bytes_max:
+                _, oldest = self._payloads.popitem(last=False)
+                self._bytes -= oldest.buffer.nbytes
+                dropped.append(oldest)
+        for payload_out in dropped:
+            if payload_out is not None:
+                payload_out.give_back()
+
+    def take(self, place: Place) -> Payload | None:
+        """The payload of that place, the caller's from now on."""
+        with self._lock:
+            payload = self._payloads.pop(place.key, None)
+            if payload is not None:
+                self._bytes -= payload.buffer.nbytes
+            return payload
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        with self._lock:
+            payloads, self._payloads, self._bytes = self._payloads, OrderedDict(), 0
+        for payload in payloads.values():
+            payload.give_back()
+
+
+KEPT: Final = KeptPayloads(KEPT_BYTES_PROCESS_MAX)
 _THREADS: ThreadPoolExecutor | None = None
 _THREADS_LOCK: Final = threading.Lock()
 
@@ -180,16 +258,21 @@ class RecordSource:
         self._volumes = volumes
         self._camera_uid = camera_uid
         self._damage = damage
+        self._may_keep_bytes = KEPT_BYTES_MAX
 
     def load(self, rows: Rows, *, verify: bool) -> list[StoredRecord | LostRecord]:
         """Headers of the records of index rows, in the same order; ``verify``: payloads too.
 
-        Never raises for a bad record. A damaged one is entered in the damage list.
+        Never raises for a bad record. A damaged one is entered in the damage list. The first
+        KEPT_BYTES_MAX of what was verified stay in memory for ``payload``.
         """
         places = places_of(rows)
         if verify:
-            tasks = [[place] for place in places]
-            window = max(1, LOADING_BYTES_MAX // max((p.record_bytes for p in places), default=1))
+            # Few enough for the bytes under way, large enough that a task is worth its switches.
+            largest = max((p.record_bytes for p in places), default=1)
+            each = max(1, min(LOADING_BYTES_MAX // READ_THREADS // largest, len(places) // 4))
+            tasks = [places[n : n + each] for n in range(0, len(places), each)]
+            window = max(1, LOADING_BYTES_MAX // (largest * each))
         else:
             tasks = [
                 places[n : n + HEADERS_PER_TASK] for n in range(0, len(places), HEADERS_PER_TASK)
@@ -216,21 +299,24 @@ class RecordSource:
         """As load(), for a single row (an array of one)."""
         return self._load_some(places_of(row), verify)[0]
 
-    def payload(self, place: Place, header: RecordHeader) -> tuple[AlignedBuffer, memoryview]:
-        """The whole payload, read and verified now (C12), and the buffer to give back.
+    def payload(self, place: Place, header: RecordHeader) -> Payload:
+        """The whole payload, read and verified now or, by the same read, at the open (C12).
 
         Raises DamagedFragment (entered in the damage list), FootageGone.
         """
+        kept = KEPT.take(place)
+        if kept is not None and kept.size == header.payload_bytes:
+            self._check_generation(place)
+            return kept
         buffer = BUFFERS.take(_blocks(header.payload_bytes))
         start = place.offset_blocks * BLOCK_BYTES + header.header_bytes
         try:
             self._read(place, start, buffer, _blocks(header.payload_bytes))
-            view = memoryview(buffer)[: header.payload_bytes]
-            verify_payload(header, view)
+            verify_payload(header, memoryview(buffer)[: header.payload_bytes])
             self._check_generation(place)
         except FrameError as error:
             raise self._damaged(place, error.rule) from error
-        return buffer, view
+        return Payload(buffer, 0, header.payload_bytes)
 
     def large_payload(
         self, place: Place, header: RecordHeader, first: int, end: int
@@ -290,14 +376,28 @@ class RecordSource:
         if length > LARGE_FRAGMENT_BYTES:
             length = BLOCK_BYTES
         buffer = BUFFERS.take(max(length, HEADER_BYTES_MAX))
+        kept = False
         try:
-            return self._parse(place, buffer, length, verify)
+            record = self._parse(place, buffer, length, verify)
+            kept = length == place.record_bytes and verify and self._keep(record, buffer)
+            return record
         except FootageGone as error:
             return LostRecord(place, GapCause.EXPIRED, str(error))
         except DamagedFragment as error:
             return LostRecord(place, GapCause.DAMAGED, error.reason)
         finally:
-            BUFFERS.give(buffer)
+            if not kept:
+                BUFFERS.give(buffer)
+
+    def _keep(self, record: StoredRecord, buffer: AlignedBuffer) -> bool:
+        """Hand the verified payload to those that wait to be read, as long as this clip may."""
+        header = record.header
+        if header.is_gap or buffer.nbytes > self._may_keep_bytes:
+            return False
+        # Threads may pass this together: each by one record at most.
+        self._may_keep_bytes -= buffer.nbytes
+        KEPT.put(record.place, Payload(buffer, header.header_bytes, header.payload_bytes))
+        return True
 
     def _parse(
         self, place: Place, buffer: AlignedBuffer, length: int, verify: bool

@@ -4,13 +4,16 @@ Owns reading any byte range of it, verified, a bounded number of bytes ahead. Ne
 in the file.
 
 - Bytes of a fragment leave only after its payload CRC fitted in the same read (C12).
-- One reader holds at most AHEAD_BYTES_MAX read ahead, and CHUNK_BYTES_MIN + one fragment joined.
+- One reader holds at most AHEAD_BYTES_MAX read ahead and CHUNK_BYTES_MIN joined, beside what it
+  handed out and its caller still has.
+- A part of VIEW_BYTES_MIN or more is handed out as a view of where the disk put it, not copied.
 
 docs/design/clip.md, "Procedure Read".
 """
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -20,20 +23,19 @@ from itertools import accumulate
 from typing import Final
 
 from cext.record import RecordHeader
-from cext.segment_writer import AlignedBuffer
 from storage.clip.source import (
-    BUFFERS,
     LARGE_FRAGMENT_BYTES,
+    Payload,
     Place,
     RecordSource,
     read_threads,
 )
 
 CHUNK_BYTES_MIN: Final = 1 << 20
-AHEAD_BYTES_MAX: Final = 4 << 20
+AHEAD_BYTES_MAX: Final = 8 << 20
+VIEW_BYTES_MIN: Final = 64 << 10
 
-_Payload = tuple[AlignedBuffer, memoryview]
-_Parts = Generator[tuple["bytes | memoryview", AlignedBuffer | None], None, None]
+Chunk = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class _Reading:
     piece: Piece
     first: int
     end: int
-    future: Future[_Payload] | None
+    future: Future[Payload] | None
 
 
 class VirtualFile:
@@ -72,9 +74,9 @@ class VirtualFile:
     def size_bytes(self) -> int:
         return self._starts[-1]
 
-    def read(self, offset: int, length: int) -> Iterator[bytes]:
-        """Bytes [offset, offset + length), cut at the end of the file, in chunks of at least
-        CHUNK_BYTES_MIN but the last. Close the iterator to stop early.
+    def read(self, offset: int, length: int) -> Generator[Chunk, None, None]:
+        """Bytes [offset, offset + length), cut at the end of the file, in chunks of any size up to
+        a few MiB; small parts are joined. Close the iterator to stop early.
 
         Raises ValueError for a negative argument; DamagedFragment, FootageGone, DiskError before
         any byte of the fragment concerned.
@@ -83,33 +85,30 @@ class VirtualFile:
             raise ValueError(f"read({offset}, {length})")
         return self._read(offset, min(offset + length, self.size_bytes))
 
-    def _read(self, offset: int, end: int) -> Iterator[bytes]:
-        waiting: list[bytes | memoryview] = []
-        buffers: list[AlignedBuffer] = []
-        waiting_bytes = 0
+    def _read(self, offset: int, end: int) -> Generator[Chunk, None, None]:
+        small: list[Chunk] = []
+        small_bytes = 0
         if offset < min(end, len(self._head)):
-            waiting.append(self._head[offset:end])
-            waiting_bytes = len(waiting[0])
-        stream = self._parts(offset, end)
-        try:
-            for part, buffer in stream:
-                waiting.append(part)
-                waiting_bytes += len(part)
-                if buffer is not None:
-                    buffers.append(buffer)
-                if waiting_bytes >= CHUNK_BYTES_MIN:
-                    chunk = b"".join(waiting)
-                    waiting, waiting_bytes = [], 0
-                    _give_back(buffers)
-                    yield chunk
-            if waiting:
-                yield b"".join(waiting)
-        finally:
-            stream.close()
-            _give_back(buffers)
+            small.append(self._head[offset:end])
+            small_bytes = len(small[0])
+        with contextlib.closing(self._parts(offset, end)) as parts:
+            for part in parts:
+                large = len(part) >= VIEW_BYTES_MIN
+                if not large:
+                    small.append(part)
+                    small_bytes += len(part)
+                if small and (large or small_bytes >= CHUNK_BYTES_MIN):
+                    joined = b"".join(small)
+                    small, small_bytes = [], 0
+                    yield joined
+                if large:
+                    yield part
+                del part  # or its buffer would be held until the next one is there
+            if small:
+                yield b"".join(small)
 
-    def _parts(self, offset: int, end: int) -> _Parts:
-        """Verified payload parts in order; with each the buffer it lies in, to give back."""
+    def _parts(self, offset: int, end: int) -> Generator[Chunk, None, None]:
+        """Verified payload parts in order."""
         pending: deque[_Reading] = deque()
         ahead_bytes = 0
         try:
@@ -130,16 +129,12 @@ class VirtualFile:
                 if reading.future is not None and not reading.future.cancel():
                     reading.future.add_done_callback(_give_back_late)
 
-    def _deliver(self, reading: _Reading) -> _Parts:
+    def _deliver(self, reading: _Reading) -> Iterator[Chunk]:
         if reading.future is not None:
-            buffer, view = reading.future.result()
-            yield view[reading.first : reading.end], buffer
+            yield reading.future.result().lend(reading.first, reading.end)
             return
         piece = reading.piece
-        for step in self._source.large_payload(
-            piece.place, piece.header, reading.first, reading.end
-        ):
-            yield step, None
+        yield from self._source.large_payload(piece.place, piece.header, reading.first, reading.end)
 
     def _plan(self, offset: int, end: int) -> Iterator[tuple[Piece, int, int]]:
         """Pieces the byte range lies on, with the bounds inside the fragment's payload."""
@@ -153,12 +148,7 @@ class VirtualFile:
             number += 1
 
 
-def _give_back(buffers: list[AlignedBuffer]) -> None:
-    while buffers:
-        BUFFERS.give(buffers.pop())
-
-
-def _give_back_late(future: Future[_Payload]) -> None:
+def _give_back_late(future: Future[Payload]) -> None:
     """Of a read that nobody waits for any more."""
     if not future.cancelled() and future.exception() is None:
-        BUFFERS.give(future.result()[0])
+        future.result().give_back()

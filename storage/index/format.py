@@ -9,10 +9,9 @@ so that a row never ends before its record. A reader cuts the excess at the next
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -99,8 +98,7 @@ Times = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
+class IndexEntry(msgspec.Struct, frozen=True, gc=False):
     """One durable record (fragment or gap) as the index keeps it.
 
     ``start_ns``/``end_ns``: ns UTC, half-open. ``slot``, ``generation``, ``offset_blocks``:
@@ -119,25 +117,34 @@ class IndexEntry:
     stream_sequence: int
     gap_cause: int = 0
 
-    def rows(self) -> Iterator[tuple[int, int, int, int, int, int, int, int]]:
-        """The row tuples (ROW_STRUCT order); several for a gap beyond 49 days.
+    def rows(self) -> list[tuple[int, int, int, int, int, int, int, int]]:
+        """The row tuples (ROW_STRUCT order), rising; several for a gap beyond 49 days.
 
         Raises ValueError for a fragment longer than 71 minutes or an end before the start.
         """
         if self.end_ns < self.start_ns:
             raise ValueError(f"index entry ends at {self.end_ns}, before {self.start_ns}")
-        place = (self.generation, self.slot, self.offset_blocks, self.record_bytes)
-        flags = self.flags | self.gap_cause << CAUSE_SHIFT
-        tick_ns = GAP_TICK_NS if self.flags & FLAG_GAP else FRAGMENT_TICK_NS
-        ticks = -((self.start_ns - self.end_ns) // tick_ns)
-        if ticks > DURATION_MAX and not self.flags & FLAG_GAP:
-            raise ValueError(f"fragment of {self.end_ns - self.start_ns} ns has no index row")
-        start_ns = self.start_ns
+        start_ns, flags = self.start_ns, self.flags
+        gap = flags & FLAG_GAP
+        tick_ns = GAP_TICK_NS if gap else FRAGMENT_TICK_NS
+        ticks = -((start_ns - self.end_ns) // tick_ns)
+        if ticks > DURATION_MAX and not gap:
+            raise ValueError(f"fragment of {self.end_ns - start_ns} ns has no index row")
+        rest = (
+            self.generation,
+            self.slot,
+            self.offset_blocks,
+            self.record_bytes,
+            flags | self.gap_cause << CAUSE_SHIFT,
+            self.volume_number,
+        )
+        rows = []
         while ticks > DURATION_MAX:
-            yield (start_ns, DURATION_MAX, *place, flags, self.volume_number)
+            rows.append((start_ns, DURATION_MAX, *rest))
             start_ns += DURATION_MAX * tick_ns
             ticks -= DURATION_MAX
-        yield (start_ns, ticks, *place, flags, self.volume_number)
+        rows.append((start_ns, ticks, *rest))
+        return rows
 
 
 def row_ends_ns(rows: Rows) -> Times:

@@ -5,12 +5,16 @@ Owns the vectorised comparison. Never decides that a slot may be reused: that is
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.index.format import Mask, Rows
+
+
+# ndarray.all without its wrapper in Python: a lookup is made of many small steps.
+_ALL: Final = np.logical_and.reduce
 
 
 class SlotGenerations(Protocol):
@@ -29,8 +33,9 @@ def live_mask(rows: Rows, tables: SlotGenerations, *, absent_is_live: bool) -> M
     if len(rows) == 0:
         return np.zeros(0, np.bool_)
     volumes = rows["volume_number"]
-    if (volumes == volumes[0]).all():
-        return _live_on_one(rows, tables.generations(int(volumes[0])), absent_is_live)
+    first = int(volumes[0])
+    if _ALL(volumes == first):
+        return _live_on_one(rows, tables.generations(first), absent_is_live)
     live = np.empty(len(rows), np.bool_)
     for number in np.unique(volumes):
         mine = volumes == number
@@ -43,7 +48,7 @@ def _live_on_one(rows: Rows, table: NDArray[np.uint32] | None, absent_is_live: b
         return np.full(len(rows), absent_is_live)
     slots = rows["slot"]
     known = slots < len(table)
-    if known.all():
+    if _ALL(known):
         live: Mask = table[slots] == rows["generation"]
         return live
     live = np.full(len(rows), absent_is_live)

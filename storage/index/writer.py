@@ -45,6 +45,7 @@ ALLOCATE_ROWS: Final = 8192
 # Nearly always the first row looked at is live: begin small, a page, not to read cold ones.
 SCAN_ROWS_FIRST: Final = 64
 SCAN_ROWS: Final = 65_536
+_pack_row: Final = struct.Struct(ROW_STRUCT).pack
 CAPACITY_MAX: Final = 1 << 31
 
 
@@ -64,8 +65,10 @@ class CameraIndexWriter:
             raise
         words = self._map.words
         words[WORD_REPLACED] = 0  # set, but never replaced: the process ended in between
-        self._head = int(words[WORD_HEAD])
-        self._tail = int(words[WORD_TAIL])
+        self._head = words[WORD_HEAD]
+        self._tail = words[WORD_TAIL]
+        self._last_stream_sequence = words[WORD_LAST_STREAM_SEQUENCE]
+        self._last_end_ns = words[WORD_LAST_END_NS]
         self._durable_tail = 0  # what is mapped is not known to be on the disk
         self._last_start_ns = self._start_of_last()
         self._allocate(self._head)
@@ -120,7 +123,7 @@ class CameraIndexWriter:
 
     @property
     def flushed_head(self) -> int:
-        return int(self._map.words[WORD_FLUSHED_HEAD])
+        return self._map.words[WORD_FLUSHED_HEAD]
 
     @property
     def capacity(self) -> int:
@@ -128,11 +131,11 @@ class CameraIndexWriter:
 
     @property
     def last_stream_sequence(self) -> int:
-        return int(self._map.words[WORD_LAST_STREAM_SEQUENCE])
+        return self._last_stream_sequence
 
     @property
     def last_end_ns(self) -> int:
-        return int(self._map.words[WORD_LAST_END_NS])
+        return self._last_end_ns
 
     def append(self, entries: Sequence[IndexEntry]) -> None:
         """Make durable records visible (V1: call after their fdatasync). All or none.
@@ -167,7 +170,7 @@ class CameraIndexWriter:
         """Recovery: let restore() replace the entries from ``number`` on. Durable on return."""
         with self._lock:
             words = self._map.words
-            if not self._tail <= number <= int(words[WORD_FLUSHED_HEAD]):
+            if not self._tail <= number <= words[WORD_FLUSHED_HEAD]:
                 raise ValueError(f"entry {number} is not below flushed_head")
             words[WORD_FLUSHED_HEAD] = number
             sync_file(self._fd, self._path)
@@ -192,7 +195,7 @@ class CameraIndexWriter:
             os.close(fd)
         with self._lock:
             words = self._map.words
-            words[WORD_FLUSHED_HEAD] = max(head, int(words[WORD_FLUSHED_HEAD]))
+            words[WORD_FLUSHED_HEAD] = max(head, words[WORD_FLUSHED_HEAD])
             self._durable_tail = max(tail, self._durable_tail)
         return head
 
@@ -219,38 +222,41 @@ class CameraIndexWriter:
     def _rows_in_order(self, entries: Sequence[IndexEntry], last_ns: int) -> list[tuple[int, ...]]:
         rows: list[tuple[int, ...]] = []
         for entry in entries:
-            for row in entry.rows():
-                if row[0] < last_ns:
-                    raise ValueError(f"I1: entry starts at {row[0]}, after one at {last_ns}")
-                last_ns = row[0]
-                rows.append(row)
+            if entry.start_ns < last_ns:
+                raise ValueError(f"I1: entry starts at {entry.start_ns}, after one at {last_ns}")
+            rows += entry.rows()
+            last_ns = rows[-1][0]
         return rows
 
     def _store(self, head: int, rows: Sequence[tuple[int, ...]]) -> None:
         """Write the bytes of ``rows`` as entries from ``head`` on; publishes nothing."""
-        self._make_room(head, len(rows))
+        if head + len(rows) - self._map.capacity > self._durable_tail:
+            self._make_room(head, len(rows))
         buffer, mask = self._map.buffer, self._map.mask
-        for number, row in enumerate(rows, head):
-            if number % ALLOCATE_ROWS == 0:
-                self._allocate(number)
-            struct.pack_into(ROW_STRUCT, buffer, HEADER_BYTES + (number & mask) * ROW_BYTES, *row)
+        for row in rows:
+            if head % ALLOCATE_ROWS == 0:
+                self._allocate(head)
+            # Not pack_into: it zeroes the place first, and restore() writes rows that are visible.
+            at = HEADER_BYTES + (head & mask) * ROW_BYTES
+            buffer[at : at + ROW_BYTES] = _pack_row(*row)
+            head += 1
 
     def _publish(self, entries: Sequence[IndexEntry], rows: Sequence[tuple[int, ...]]) -> None:
         words = self._map.words
         for entry in entries:
-            words[WORD_LAST_STREAM_SEQUENCE] = max(
-                entry.stream_sequence, int(words[WORD_LAST_STREAM_SEQUENCE])
-            )
-            words[WORD_LAST_END_NS] = max(entry.end_ns, int(words[WORD_LAST_END_NS]))
+            if entry.stream_sequence > self._last_stream_sequence:
+                self._last_stream_sequence = entry.stream_sequence
+            if entry.end_ns > self._last_end_ns:
+                self._last_end_ns = entry.end_ns
+        words[WORD_LAST_STREAM_SEQUENCE] = self._last_stream_sequence
+        words[WORD_LAST_END_NS] = self._last_end_ns
         self._head += len(rows)
         if rows:
             self._last_start_ns = rows[-1][0]
         words[WORD_HEAD] = self._head  # I3: last
 
     def _make_room(self, head: int, count: int) -> None:
-        """I4, I6: afterwards entries [head, head + count) may be written."""
-        if head + count - self._map.capacity <= self._durable_tail:
-            return
+        """I4, I6: afterwards entries [head, head + count), which had no room, may be written."""
         self._forget()
         if head + count - self._map.capacity <= self._tail:
             sync_file(self._fd, self._path)

@@ -8,6 +8,7 @@ here is only their layout, for scanning.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -230,6 +231,10 @@ RECORD = np.dtype(
 )
 RECORD_FIXED_BYTES = 256
 
+# TABLE_ENTRY without its CRC: entries are replaced often, and struct is far quicker than numpy.
+TABLE_ENTRY_STRUCT = struct.Struct("<IBBHqqQII8sQ4x")
+assert TABLE_ENTRY_STRUCT.size == TABLE_ENTRY.itemsize - 4
+
 for _dtype, _size in (
     (SUPERBLOCK, BLOCK_BYTES),
     (TABLE_HEADER, BLOCK_BYTES),
@@ -265,8 +270,34 @@ def unpack_block(dtype: np.dtype[np.void], data: Buffer, magic: bytes) -> np.voi
     return block  # type: ignore[no-any-return]
 
 
-def pack_table_entry(**fields: Any) -> bytes:
-    return _with_crc(_fill(TABLE_ENTRY, fields))
+def pack_table_entry(
+    generation: int = 0,
+    state: int = SLOT_FREE,
+    flags: int = 0,
+    worker: int = 0,
+    first_ns: int = 0,
+    newest_ns: int = 0,
+    used_bytes: int = 0,
+    record_count: int = 0,
+    min_days: int = 0,
+    class_id: bytes = b"",
+    alloc_sequence: int = 0,
+) -> bytes:
+    """One entry of 64 bytes, its CRC filled in."""
+    data = TABLE_ENTRY_STRUCT.pack(
+        generation,
+        state,
+        flags,
+        worker,
+        first_ns,
+        newest_ns,
+        used_bytes,
+        record_count,
+        min_days,
+        class_id,
+        alloc_sequence,
+    )
+    return data + crc32c(data).to_bytes(4, "little")
 
 
 def table_entry_valid(data: Buffer) -> bool:

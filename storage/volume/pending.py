@@ -28,7 +28,7 @@ LOSSES_MAX = 64
 RATE_ASSUMED_BYTES_PER_S = 512 * 1024
 
 
-class FragmentMeta(msgspec.Struct, frozen=True):
+class FragmentMeta(msgspec.Struct, frozen=True, gc=False):
     """What the timeline says of a fragment: docs/design/volume-format.md, section Record.
 
     Times ns UTC, [start_ns, end_ns); ``flags`` RECORD_* in addition to those of the fragment;
@@ -49,7 +49,7 @@ class FragmentMeta(msgspec.Struct, frozen=True):
     config_change: bool = False
 
 
-class DurableRecord(msgspec.Struct, frozen=True):
+class DurableRecord(msgspec.Struct, frozen=True, gc=False):
     """A record whose bytes are durable: what the index is told (V1)."""
 
     volume_number: int
@@ -81,10 +81,6 @@ class Pending(msgspec.Struct, eq=False):
     meta: FragmentMeta | None = None
     gap: Gap | None = None
     record: Fragment | GapRecord | None = None
-
-    @property
-    def recv_first_ns(self) -> int:
-        return self.fragment.recv_first_ns if self.fragment is not None else 0
 
     def release(self) -> None:
         """Give the fragment's memory back; the record cannot be written any more."""
@@ -119,19 +115,19 @@ class Pending(msgspec.Struct, eq=False):
         meta = self.meta
         assert meta is not None and self.fragment is not None
         self.fragment.describe(
-            camera_uid=self.stream.uid,
-            stream_sequence=self.stream_sequence,
-            start_ns=meta.start_ns,
-            end_ns=meta.end_ns,
-            camera_ns=meta.camera_ns,
-            camera_offset_ns=meta.camera_offset_ns,
-            run_id=meta.run_id,
-            width=meta.width,
-            height=meta.height,
-            flags=meta.flags | record_flags,
-            codec_config=meta.codec_config,
-            codec_config_id=meta.codec_config_id,
-            recv_quantum_ns=meta.recv_quantum_ns,
+            self.stream.uid,
+            self.stream_sequence,
+            meta.start_ns,
+            meta.end_ns,
+            meta.camera_ns,
+            meta.camera_offset_ns,
+            meta.run_id,
+            meta.width,
+            meta.height,
+            meta.flags | record_flags,
+            meta.codec_config,
+            meta.codec_config_id,
+            meta.recv_quantum_ns,
         )
         self.record = self.fragment
 
@@ -142,22 +138,20 @@ class Pending(msgspec.Struct, eq=False):
         else:
             assert self.fragment is not None and self.meta is not None
             kind = KIND_FRAGMENT
-            flags = index_flags(
-                self.fragment.flags | self.meta.flags, config_change=self.meta.config_change
-            )
+            flags = index_flags(self.fragment.flags, config_change=self.meta.config_change)
         return SlotRecord(
-            offset_blocks=place.offset_blocks,
-            record_bytes=place.record_bytes,
-            kind=kind,
-            index_flags=flags,
-            index_duration=index_duration(kind, self.start_ns, self.end_ns),
-            start_ns=self.start_ns,
-            end_ns=self.end_ns,
-            camera_uid=self.stream.uid,
-            stream_sequence=self.stream_sequence,
-            fragment_root=place.fragment_root,
-            header_crc32c=place.header_crc32c,
-            payload_crc32c=place.payload_crc32c,
+            place.offset_blocks,
+            place.record_bytes,
+            kind,
+            flags,
+            index_duration(kind, self.start_ns, self.end_ns),
+            self.start_ns,
+            self.end_ns,
+            self.stream.uid,
+            self.stream_sequence,
+            place.fragment_root,
+            place.header_crc32c,
+            place.payload_crc32c,
         )
 
 

@@ -7,6 +7,7 @@ never touches the table: Volume does both.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -110,7 +111,7 @@ _ENTRY = struct.Struct("<IIHHIqq16sQ32sII")
 assert _ENTRY.size == FOOTER_ENTRY.itemsize
 
 
-class SlotRecord(msgspec.Struct, frozen=True):
+class SlotRecord(msgspec.Struct, frozen=True, gc=False):
     """One record as footer and index name it. Fields and units: the format page, section Footer."""
 
     offset_blocks: int
@@ -160,10 +161,18 @@ def slot_records(entries: StructuredArray) -> list[SlotRecord]:
 
 def index_flags(record_flags: int, *, config_change: bool) -> int:
     """INDEX_* flags of a fragment from its record flags (RECORD_*)."""
-    flags = INDEX_CONFIG_CHANGE if config_change else 0
-    flags |= INDEX_KEY if record_flags & RECORD_KEY else 0
+    flags = _INDEX_FLAGS[record_flags & _INDEXED_FLAGS]
+    return flags | INDEX_CONFIG_CHANGE if config_change else flags
+
+
+def _index_flags(record_flags: int) -> int:
+    flags = INDEX_KEY if record_flags & RECORD_KEY else 0
     flags |= INDEX_LOSS if record_flags & RECORD_LOSS else 0
     return flags | (INDEX_DISCONTINUITY if record_flags & RECORD_DISCONTINUITY else 0)
+
+
+_INDEXED_FLAGS = RECORD_KEY | RECORD_LOSS | RECORD_DISCONTINUITY
+_INDEX_FLAGS = tuple(map(_index_flags, range(_INDEXED_FLAGS + 1)))
 
 
 def gap_index_flags(cause: int) -> int:
@@ -174,7 +183,8 @@ def index_duration(kind: int, start_ns: int, end_ns: int) -> int:
     """Rounded up, microseconds of a fragment, milliseconds of a gap; the field's maximum if more
     (start_ns and end_ns stay exact)."""
     tick_ns = 1_000_000 if kind == KIND_GAP else 1_000
-    return min(-((start_ns - end_ns) // tick_ns), 0xFFFF_FFFF)
+    ticks = -((start_ns - end_ns) // tick_ns)
+    return ticks if ticks <= 0xFFFF_FFFF else 0xFFFF_FFFF
 
 
 def footer_bytes(entry_count: int) -> int:
@@ -295,19 +305,28 @@ class OpenSlot:
         used = self.next_block + footer_bytes(len(self._entries)) // BLOCK_BYTES
         return used / self._blocks_max
 
-    def fits(self, record_bytes: int, pending_records: int = 0, pending_bytes: int = 0) -> bool:
-        """True if the record, the footer that then is needed, and the tail still fit."""
-        end = self.next_block * BLOCK_BYTES + pending_bytes + record_bytes
-        count = len(self._entries) + pending_records + 1
-        return end + footer_bytes(count) <= self.header.slot_size_bytes
+    def fitting(self, sizes_bytes: Sequence[int]) -> int:
+        """How many records of these sizes, from the first on, still fit behind each other,
+        together with the footer that is then needed, and the tail."""
+        count = len(sizes_bytes)
+        end = self.next_block * BLOCK_BYTES + sum(sizes_bytes)
+        while count and not self._fits(end, count):  # once a slot: else all of them fit at once
+            count -= 1
+            end -= sizes_bytes[count]
+        return count
+
+    def _fits(self, end: int, count: int) -> bool:
+        return end + footer_bytes(len(self._entries) + count) <= self.header.slot_size_bytes
 
     def append(self, record: SlotRecord) -> None:
         """The record was written where the slot's next one belongs; not durable yet."""
         assert record.offset_blocks == self.next_block, "records lie without holes"
         self._entries.append(record.encode())
         self.next_block += record.record_bytes // BLOCK_BYTES
-        self.first_ns = min(self.first_ns, record.start_ns) if self.first_ns else record.start_ns
-        self.newest_ns = max(self.newest_ns, record.end_ns)
+        if record.start_ns < self.first_ns or not self.first_ns:
+            self.first_ns = record.start_ns
+        if record.end_ns > self.newest_ns:
+            self.newest_ns = record.end_ns
 
     def mark_durable(self) -> None:
         """After fdatasync: all appended records count."""

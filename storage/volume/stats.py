@@ -33,10 +33,12 @@ class Latencies:
             return
         batch = np.array(values_ns[-LATENCIES_KEPT:], dtype=np.int64)
         with self._lock:
-            where = (self._count + np.arange(len(batch))) % LATENCIES_KEPT
-            self._values[where] = batch
+            at = self._count % LATENCIES_KEPT
+            head = min(len(batch), LATENCIES_KEPT - at)
+            self._values[at : at + head] = batch[:head]
+            self._values[: len(batch) - head] = batch[head:]
             self._count += len(batch)
-            self._max_ns = max(self._max_ns, int(batch.max()))
+            self._max_ns = max(self._max_ns, *values_ns)
 
     def summary(self) -> LatencySummary:
         with self._lock:

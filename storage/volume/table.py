@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import mmap
 import time
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,6 +24,7 @@ from storage.volume.format import (
     SLOT_OPEN,
     SLOT_SEALED,
     TABLE_ENTRY,
+    TABLE_ENTRY_STRUCT,
     TABLE_HEADER,
     TABLE_HELD,
     TABLE_INDEXED,
@@ -40,7 +40,7 @@ _READ_ATTEMPTS = 8
 _READ_PAUSE_S = 0.001
 
 
-class TableEntry(msgspec.Struct, frozen=True):
+class TableEntry(msgspec.Struct, frozen=True, gc=False):
     """One slot as the table knows it. Fields and units: the format page, section Slot table."""
 
     generation: int = 0
@@ -75,7 +75,7 @@ class TableEntry(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, **fields)
 
 
-_NUMBERS = tuple(name for name in TableEntry.__struct_fields__ if name != "class_id")
+_CLASS_ID = TableEntry.__struct_fields__.index("class_id")
 
 
 def table_bytes(slot_count: int) -> int:
@@ -164,12 +164,22 @@ class SlotTable:
 
 
 def encode_entry(entry: TableEntry) -> bytes:
-    fields = msgspec.structs.asdict(entry)
-    fields["class_id"] = entry.class_id.encode("ascii")
-    return pack_table_entry(**fields)
+    return pack_table_entry(
+        entry.generation,
+        entry.state,
+        entry.flags,
+        entry.worker,
+        entry.first_ns,
+        entry.newest_ns,
+        entry.used_bytes,
+        entry.record_count,
+        entry.min_days,
+        entry.class_id.encode("ascii"),
+        entry.alloc_sequence,
+    )
 
 
 def decode_entry(raw: bytes) -> TableEntry:
-    row = np.frombuffer(raw, dtype=TABLE_ENTRY, count=1)[0]
-    values: dict[str, Any] = {name: int(row[name]) for name in _NUMBERS}
-    return TableEntry(class_id=row["class_id"].decode("ascii", "replace"), **values)
+    fields = list(TABLE_ENTRY_STRUCT.unpack_from(raw))
+    fields[_CLASS_ID] = fields[_CLASS_ID].rstrip(b"\0").decode("ascii", "replace")
+    return TableEntry(*fields)

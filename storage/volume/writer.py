@@ -57,11 +57,13 @@ LAG_REPORT_INTERVAL_NS = 10 * SECOND_NS
 Refuge = Callable[[CameraStream, "VolumeWriter"], "VolumeWriter | None"]
 
 
-class _Written(msgspec.Struct):
+class _Run(msgspec.Struct):
+    """What one call wrote to one slot: items and their records, in order."""
+
     lane: Lane
     slot: OpenSlot
-    item: Pending
-    record: SlotRecord
+    items: list[Pending]
+    records: list[SlotRecord]
 
 
 class VolumeWriter:
@@ -88,7 +90,7 @@ class VolumeWriter:
         self._clock = clock
         self._report = report
         self._refuge = refuge
-        self._condition = threading.Condition()
+        self._condition = threading.Condition(threading.Lock())
         self._queue: deque[Pending] = deque()
         self._queue_bytes = 0
         self._queue_gaps = 0
@@ -234,9 +236,7 @@ class VolumeWriter:
         with self._condition:
             items, self._queue = self._queue, deque()
             self._queue_gaps = 0
-        batch: dict[CameraStream, list[Pending]] = {}
-        for item in items:
-            batch.setdefault(item.stream, []).append(item)
+        batch = _by_stream(items)
         for stream in list(self._owing):
             batch.setdefault(stream, [])
         ready: dict[CameraStream, list[Pending]] = {}
@@ -244,14 +244,17 @@ class VolumeWriter:
             if stream.wanted is not None and stream.wanted is not self:
                 self._hand_over(stream, queued, stream.wanted, "balance")
             elif self._lane_of(stream).probe():
-                ready[stream] = _in_order(stream.losses + queued)
-                with stream.lock:
-                    stream.waiting += len(stream.losses)
-                stream.losses = []
+                ready[stream] = self._with_losses(stream, queued) if stream.losses else queued
                 self._owing.pop(stream, None)
             else:
                 self._displace(stream, queued)
         return ready
+
+    def _with_losses(self, stream: CameraStream, queued: list[Pending]) -> list[Pending]:
+        losses, stream.losses = stream.losses, []
+        with stream.lock:
+            stream.waiting += len(losses)
+        return _in_order(losses + queued)
 
     # ---- commit -------------------------------------------------------------------------------
 
@@ -262,18 +265,17 @@ class VolumeWriter:
             by_lane.setdefault(self._lane_of(stream), []).extend(items)
         shown: set[CameraStream] = set()
         for _ in range(WRITE_ATTEMPTS):
-            written: list[_Written] = []
+            written: list[_Run] = []
             failed: dict[Lane, list[Pending]] = {}
             for lane, items in by_lane.items():
                 rest = self._write_lane(lane, items, written)
                 if rest:
                     failed[lane] = rest
             if written and not self._make_durable(written):
-                for one in reversed(written):
-                    failed.setdefault(one.lane, []).insert(0, one.item)
+                for run in reversed(written):
+                    failed[run.lane] = run.items + failed.get(run.lane, [])
                 written = []
-            self._show(written)
-            shown.update(one.item.stream for one in written)
+            shown.update(self._show(written))
             by_lane = failed
             if not failed:
                 break
@@ -281,24 +283,23 @@ class VolumeWriter:
             if stream.unpublished and stream not in shown:
                 self._publish(stream, [])
         for items in by_lane.values():
-            left: dict[CameraStream, list[Pending]] = {}
-            for item in items:
-                left.setdefault(item.stream, []).append(item)
-            for stream, queued in left.items():
+            for stream, queued in _by_stream(items).items():
                 self._displace(stream, queued)
 
     def _make_ready(self, batch: dict[CameraStream, list[Pending]]) -> None:
         """Describe and hash. A fragment that has no record becomes a gap in its place."""
+        trial = self.volume.trial
         fragments: list[Fragment] = []
-        for item in (item for items in batch.values() for item in items):
-            if item.record is not None:
-                continue  # came from another volume, described and hashed there
-            try:
-                item.describe(self.volume.trial)
-            except (CextError, ValueError, OverflowError) as error:
-                self._make_gap(item, GapCause.PROTOCOL_ERROR, str(error))
-            if isinstance(item.record, Fragment):
-                fragments.append(item.record)
+        for items in batch.values():
+            for item in items:
+                if item.record is not None:
+                    continue  # came from another volume, described and hashed there
+                try:
+                    item.describe(trial)
+                except (CextError, ValueError, OverflowError) as error:
+                    self._make_gap(item, GapCause.PROTOCOL_ERROR, str(error))
+                if isinstance(item.record, Fragment):
+                    fragments.append(item.record)
         if fragments:
             seal(fragments)
 
@@ -310,65 +311,73 @@ class VolumeWriter:
         item.become_gap(cause, detail)
         item.describe(self.volume.trial)
 
-    def _write_lane(
-        self, lane: Lane, items: list[Pending], written: list[_Written]
-    ) -> list[Pending]:
+    def _write_lane(self, lane: Lane, items: list[Pending], written: list[_Run]) -> list[Pending]:
         """Write what fits where it belongs; returns what could not be written, in order."""
         while items:
             slot = lane.current()
             if slot is None:
                 return items
-            run = _run_that_fits(slot, items)
-            if not run:
+            records = [item.record for item in items if item.record is not None]
+            assert len(records) == len(items), "described before it is written"
+            count = slot.fitting([record.record_bytes for record in records])
+            if not count:
                 if slot.next_sequence:
                     lane.retire()
                 else:
                     self._make_gap(items[0], GapCause.OVERSIZE, "larger than a slot")
                 continue
-            records = [item.record for item in run if item.record is not None]
             try:
-                places = self.volume.write_records(slot, records)
+                places = self.volume.write_records(slot, records[:count])
             except OSError as error:
                 self._fault("writing records", error)
                 lane.abandon()
                 return items
-            for item, place in zip(run, places, strict=True):
+            run = _Run(lane, slot, items[:count], [])
+            for item, place in zip(run.items, places, strict=True):
                 entry = item.entry(place)
                 slot.append(entry)
-                written.append(_Written(lane, slot, item, entry))
-            items = items[len(run) :]
+                run.records.append(entry)
+            written.append(run)
+            items = items[count:]
         return []
 
-    def _make_durable(self, written: list[_Written]) -> bool:
+    def _make_durable(self, written: list[_Run]) -> bool:
         try:
             self.volume.sync_slots()
         except OSError as error:
             self._fault("fdatasync", error)
-            for lane in {id(one.lane): one.lane for one in written}.values():
+            for lane in {id(run.lane): run.lane for run in written}.values():
                 lane.abandon()
             return False
         return True
 
-    def _show(self, written: list[_Written]) -> None:
-        """After fdatasync: table, then index entries, then the memory is free again (V1)."""
-        for one in {id(one.slot): one for one in written}.values():
-            one.slot.mark_durable()
-            self.volume.note_durable(one.slot)
-            one.lane.note_success()
+    def _show(self, written: list[_Run]) -> Iterable[CameraStream]:
+        """After fdatasync: table, then index entries, then the memory is free again (V1).
+
+        Returns the streams of which something was shown.
+        """
+        number = self.volume.number
         by_stream: dict[CameraStream, list[DurableRecord]] = {}
-        for one in written:
-            by_stream.setdefault(one.item.stream, []).append(
-                DurableRecord(self.volume.number, one.slot.slot, one.slot.generation, one.record)
-            )
+        for run in written:
+            slot = run.slot
+            slot.mark_durable()
+            self.volume.note_durable(slot)
+            run.lane.note_success()
+            for item, record in zip(run.items, run.records, strict=True):
+                durable = DurableRecord(number, slot.slot, slot.generation, record)
+                by_stream.setdefault(item.stream, []).append(durable)
         for stream, records in by_stream.items():
             self._publish(stream, records)
-        self._account(written)
+        if written:
+            self._account(written)
         for stream, records in by_stream.items():
             with stream.lock:
                 stream.waiting -= len(records)
+        return by_stream
 
     def _publish(self, stream: CameraStream, records: list[DurableRecord]) -> None:
-        records = stream.unpublished + records
+        if stream.unpublished:
+            records = stream.unpublished + records
         try:
             stream.target.publish(records)
             stream.unpublished = []
@@ -379,19 +388,27 @@ class VolumeWriter:
             stream.unpublished = records[-UNPUBLISHED_MAX:]
             self._owing[stream] = None
 
-    def _account(self, written: list[_Written]) -> None:
+    def _account(self, written: list[_Run]) -> None:
         now_ns, utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
-        fragments = [one.item for one in written if one.item.fragment is not None]
-        commits = [now_ns - item.submitted_ns for item in fragments]
+        commits: list[int] = []
+        losses: list[int] = []
+        count = queued_bytes = written_bytes = 0
+        for run in written:
+            count += len(run.items)
+            written_bytes += sum([record.record_bytes for record in run.records])
+            for item in run.items:
+                fragment = item.fragment
+                if fragment is not None:
+                    commits.append(now_ns - item.submitted_ns)
+                    losses.append(utc_ns - fragment.recv_first_ns)
+                    queued_bytes += item.nbytes
+                    item.release()
         self._commit_latency.add(commits)
-        self._loss_window.add([utc_ns - item.recv_first_ns for item in fragments])
-        nbytes = sum(one.item.nbytes for one in written)
-        for one in written:
-            one.item.release()
+        self._loss_window.add(losses)
         with self._condition:
-            self._queue_bytes -= nbytes
-            self._records_written += len(written)
-            self._bytes_written += sum(one.record.record_bytes for one in written)
+            self._queue_bytes -= queued_bytes
+            self._records_written += count
+            self._bytes_written += written_bytes
             queue_bytes = self._queue_bytes
         worst_ns = max(commits, default=0)
         if worst_ns > self.commit_interval_ns and now_ns >= self._lag_report_at_ns:
@@ -480,14 +497,8 @@ def _in_order(items: list[Pending]) -> list[Pending]:
     return sorted(items, key=lambda item: item.stream_sequence)
 
 
-def _run_that_fits(slot: OpenSlot, items: list[Pending]) -> list[Pending]:
-    run: list[Pending] = []
-    run_bytes = 0
+def _by_stream(items: Iterable[Pending]) -> dict[CameraStream, list[Pending]]:
+    found: dict[CameraStream, list[Pending]] = {}
     for item in items:
-        assert item.record is not None
-        record_bytes = item.record.record_bytes
-        if not slot.fits(record_bytes, len(run), run_bytes):
-            break
-        run.append(item)
-        run_bytes += record_bytes
-    return run
+        found.setdefault(item.stream, []).append(item)
+    return found

@@ -438,9 +438,8 @@ def test_a_sender_report_is_extended_to_the_stream() -> None:
     assert video.receive_rtcp(sender_report(0x10), START_NS + 1) == EVENT_SENDER_REPORT
     report = video.sender_report()
     assert report is not None
-    ntp_ns_utc, rtp, recv_ns = report
-    assert (rtp, recv_ns) == (0x1_0000_0010, START_NS + 1)
-    assert ntp_ns_utc == (3_900_000_000 - 2_208_988_800) * SECOND_NS
+    assert (report.rtp, report.recv_ns) == (0x1_0000_0010, START_NS + 1)
+    assert report.ntp_ns_utc == (3_900_000_000 - 2_208_988_800) * SECOND_NS
 
 
 def test_a_report_before_the_first_packet_waits_for_it() -> None:

@@ -31,6 +31,14 @@ def test_rates_are_those_of_the_window() -> None:
     assert meter.rates(29 * SECOND_NS) == (0, 0)
 
 
+def test_a_burst_of_samples_keeps_the_newest_and_forgets_exactly_the_rest() -> None:
+    meter = RateMeter()
+    for n in range(1000):
+        meter.add(n * SECOND_NS // 100, n, n * 10)
+    newest = range(1000 - 63, 1000)  # 64 samples are kept; the first marks where they begin
+    assert meter.rates(10 * SECOND_NS) == (sum(newest) / 0.63, 80 * sum(newest) / 0.63)
+
+
 def test_one_sample_or_one_instant_says_nothing() -> None:
     meter = RateMeter()
     meter.add(SECOND_NS, 25, 1000)

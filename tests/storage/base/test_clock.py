@@ -60,6 +60,22 @@ def test_slewing_stops_exactly_at_utc_however_long_nobody_looked() -> None:
         assert clock.utc_ns() == sources.utc()
 
 
+@pytest.mark.parametrize("difference", [1, -1, 1500, -1500, 400_000, -400_000])
+def test_the_slew_ends_on_the_nanosecond(difference: int) -> None:
+    """The short cut of a settled clock begins where the slew ends, and not one tick earlier."""
+    sources = Sources()
+    clock = sources.clock()
+    sources.offset += difference
+    run(sources, clock, 1)
+    begun, shown = sources.mono, clock.utc_ns()
+    ends = abs(difference) * 1_000_000 // 500
+    for elapsed in (0, 1, 1999, 2000, ends - 1, ends, ends + 1, SECOND_NS - 1):
+        sources.mono = begun + max(elapsed, 0)
+        slewed = min(abs(difference), max(elapsed, 0) * 500 // 1_000_000)
+        expected = max(elapsed, 0) + (slewed if difference > 0 else -slewed)
+        assert clock.utc_ns() - shown == expected
+
+
 def test_a_step_forwards_is_taken_recorded_and_marked_until_the_two_agree() -> None:
     sources = Sources()
     clock = sources.clock()

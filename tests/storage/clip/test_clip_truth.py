@@ -23,7 +23,7 @@ from storage.clip import source as source_module
 from storage.clip.assembly import ClipTooLong
 from storage.clip.config import SampleConfig, merge_configs
 from storage.clip.reader import Clip, ClipLimits
-from storage.clip.virtual import CHUNK_BYTES_MIN
+from storage.clip.virtual import CHUNK_BYTES_MIN, VIEW_BYTES_MIN
 from storage.errors import DamagedFragment, FootageGone, GrantRejected
 from storage.volume.damage import DamageList
 from tests.storage.rig import ALL_TIME
@@ -311,14 +311,72 @@ def test_any_byte_range_is_that_of_the_whole(tmp_path: Path, per_fragment: int) 
     studio.close()
 
 
-def test_chunks_are_joined_and_bounded(tmp_path: Path) -> None:
+def test_small_parts_are_joined_and_large_ones_are_not_copied(tmp_path: Path) -> None:
     studio = Studio(tmp_path, slots=40)
-    studio.record(synthetic(400, size=20_000), studio.start_ns, per_fragment=10)
+    studio.record(synthetic(400, size=5_000), studio.start_ns, per_fragment=10)
     clip = studio.open(studio.start_ns, studio.start_ns + 16 * SECOND)
-    chunks = [len(chunk) for chunk in clip.read(0, clip.size_bytes)]
-    assert all(CHUNK_BYTES_MIN <= size < CHUNK_BYTES_MIN + (1 << 20) for size in chunks[:-1])
-    assert sum(chunks) == clip.size_bytes
+    chunks = list(clip.read(0, clip.size_bytes))
+    assert all(CHUNK_BYTES_MIN <= len(c) < CHUNK_BYTES_MIN + VIEW_BYTES_MIN for c in chunks[:-1])
+    assert sum(map(len, chunks)) == clip.size_bytes
     studio.close()
+    studio = Studio(tmp_path / "large", slots=40)
+    studio.record(synthetic(40, size=20_000), studio.start_ns, per_fragment=10)
+    clip = studio.open(studio.start_ns, studio.start_ns + 2 * SECOND)
+    head, *views = clip.read(0, clip.size_bytes)
+    assert isinstance(head, bytes) and len(views) == 4
+    assert all(isinstance(view, memoryview) and view.readonly for view in views)
+    studio.close()
+
+
+def test_what_an_open_verified_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source_module.KEPT.clear()
+    studio = Studio(tmp_path, slots=40)
+    studio.record(synthetic(200, size=20_000), studio.start_ns, per_fragment=10)
+    clip = studio.open(studio.start_ns, studio.start_ns + 8 * SECOND)
+    reads: list[int] = []
+    real = source_module.read_aligned
+
+    def read(fd: int, offset: int, buffer: AlignedBuffer, length: int) -> int:
+        reads.append(length)
+        return real(fd, offset, buffer, length)
+
+    monkeypatch.setattr(source_module, "read_aligned", read)
+    first = b"".join(clip.read(0, clip.size_bytes))
+    assert reads == []
+    assert b"".join(clip.read(0, clip.size_bytes)) == first
+    assert len(reads) == 20, "kept for one read only"
+    studio.close()
+
+
+def test_what_is_kept_is_bounded_for_one_clip_and_for_all(tmp_path: Path) -> None:
+    source_module.KEPT.clear()
+    studio = Studio(tmp_path, slots=60)
+    studio.record(synthetic(1200, size=20_000), studio.start_ns, per_fragment=10)
+    for number in range(4):
+        start_ns = studio.start_ns + number * 10 * SECOND
+        studio.open(start_ns, start_ns + 12 * SECOND)
+        held = sum(p.buffer.nbytes for p in source_module.KEPT._payloads.values())
+        assert held == source_module.KEPT._bytes
+        assert 0 < held <= source_module.KEPT_BYTES_PROCESS_MAX
+    source_module.KEPT.clear()
+    studio.open(studio.start_ns, studio.start_ns + 48 * SECOND)
+    assert source_module.KEPT._bytes <= source_module.KEPT_BYTES_MAX + (1 << 20)
+    studio.close()
+
+
+def test_a_buffer_returns_when_the_last_view_of_it_is_gone() -> None:
+    buffer = source_module.BUFFERS.take(1 << 16)
+    memoryview(buffer)[:8] = b"abcdefgh"
+    view = source_module.Payload(buffer, 2, 6).lend(1, 5)
+    part = memoryview(view)[1:]
+    size = buffer.nbytes
+    del view
+    assert not any(spare is buffer for spare in source_module.BUFFERS._spare[size])
+    assert bytes(part) == b"efg"
+    del part
+    assert any(spare is buffer for spare in source_module.BUFFERS._spare[size])
 
 
 def test_a_reader_that_stops_early_gives_its_buffers_back(

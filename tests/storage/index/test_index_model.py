@@ -8,6 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cext.index_search import first_at_or_after
 from storage.base.timebase import TimeRange
 from storage.index.format import FLAG_KEY, IndexEntry
 
@@ -145,5 +146,5 @@ def test_search_finds_the_first_at_or_after_among_equal_and_uneven_starts(
         rig.writer.append([fragment(n, start_ns=s) for n, s in enumerate(ordered)])
         expected = next((n for n, s in enumerate(ordered) if s >= probe), len(ordered))
         assert rig.reader.entry_count == len(ordered)  # follows the grown file
-        assert rig.reader._first_at_or_after(probe, 0, len(ordered)) == expected
+        assert first_at_or_after(rig.reader._map.quads, probe, 0, len(ordered)) == expected
         rig.close()

@@ -13,6 +13,7 @@ from storage.base.gap import GapCause
 from storage.errors import RecordInvalid
 from storage.volume import format as layout
 from storage.volume.slot import SlotRecord, slot_records
+from storage.volume.table import decode_entry, encode_entry
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/design/volume-format.md").read_text()
 
@@ -126,6 +127,16 @@ def test_table_entry_crc_covers_bytes_0_to_59() -> None:
     assert layout.table_entry_valid(raw)
     assert layout.table_entry_valid(bytes(64))
     assert not layout.table_entry_valid(b"\1" + raw[1:])
+
+
+def test_table_entry_struct_and_dtype_agree() -> None:
+    values = (5, 2, 3, 7, -9, 1 << 62, 1 << 40, 11, 30, b"R90-AT", 1 << 63)
+    row = np.frombuffer(layout.pack_table_entry(*values), dtype=layout.TABLE_ENTRY)[0]
+    names = [name for name in layout.TABLE_ENTRY.names if name not in ("zero", "crc32c")]
+    assert tuple(row[name].item() for name in names) == values
+    entry = decode_entry(row.tobytes())
+    assert (entry.class_id, entry.newest_ns, entry.alloc_sequence) == ("R90-AT", 1 << 62, 1 << 63)
+    assert encode_entry(entry) == row.tobytes()
 
 
 def test_footer_entry_struct_and_dtype_agree() -> None:

@@ -1,0 +1,6 @@
+from typing_extensions import Buffer
+
+def first_at_or_after(rows: Buffer, time_ns: int, low: int, high: int) -> int: ...
+def entries_around(
+    rows: Buffer, start_ns: int, end_ns: int, tail: int, head: int, walk_rows: int
+) -> tuple[int, int]: ...
