@@ -11,7 +11,6 @@ docs/design/audit.md.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import types
 import typing
@@ -274,8 +273,14 @@ def _to_json(value: Any) -> Any:
     return value
 
 
-# Resolving annotations takes longer than everything else about an event.
-_hints = functools.cache(typing.get_type_hints)
+# By class: resolving annotations takes longer than everything else about an event.
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+
+
+def _hints(target: type[Any]) -> dict[str, Any]:
+    if target not in _HINTS:
+        _HINTS[target] = typing.get_type_hints(target)
+    return _HINTS[target]
 
 
 def _from_json(document: dict[str, Any], target: type[Any]) -> Any:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from storage.index.format import Mask, Rows
 
-
 # ndarray.all without its wrapper in Python: a lookup is made of many small steps.
 _ALL: Final = np.logical_and.reduce
 

@@ -197,7 +197,8 @@ class Node:
             except OSError:
                 continue  # it ended meanwhile
             if int(stat[1]) == self.serving.pid and stat[0] != "Z" and b"-m" in words:
-                module = words[words.index(b"-m") + 1].decode()
+                # `python -m gateway.ingest.child MODULE ...`
+                module = words[words.index(b"-m") + 2].decode().removesuffix(".__main__")
                 number = next((w.decode() for w in words if w.startswith(b"--worker=")), "")
                 found[module.rsplit(".", 1)[-1] + number.removeprefix("--worker=")] = int(
                     entry.name

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.ingest import children
-from gateway.ingest.children import Child, ChildSpec, child_arguments
+from gateway.ingest.children import Child, ChildSpec, Spawned, child_arguments
 from gateway.ingest.control import (
     Accepted,
     Answer,
@@ -150,6 +150,33 @@ async def test_a_child_keeps_what_it_inherits() -> None:
     await asyncio.wait_for(keeper, 10)
     assert ours.recv(1) == b""
     ours.close()
+
+
+async def test_a_child_does_nothing_before_it_is_let_go() -> None:
+    """Recovery may take its time: what was spawned meanwhile waits at its gate (G3)."""
+    watch = Watch()
+    spec = ChildSpec("stub", STUB, ("--stay=1",), ())
+    first = Spawned(spec)
+    await asyncio.sleep(3)
+    with pytest.raises(BlockingIOError):
+        first.control.recv(1)
+    assert first.process.poll() is None
+    watch.child = Child(spec, watch.handle, watch.between, first)
+    keeper = asyncio.ensure_future(watch.child.keep())
+    await watch.until(lambda: len(watch.said) == 1)
+    assert watch.child.pid == first.process.pid, "it is the one that was waiting"
+    watch.child.stop()
+    watch.child.terminate()
+    await asyncio.wait_for(keeper, 10)
+
+
+async def test_a_start_that_fails_leaves_no_child_behind() -> None:
+    spec = ChildSpec("stub", STUB, ("--die=1",), ())
+    abandoned, orphan = Spawned(spec), Spawned(spec)
+    abandoned.abandon()
+    assert abandoned.process.returncode == -signal.SIGKILL
+    orphan.control.close()  # as when the supervisor is killed
+    assert await asyncio.wait_for(orphan.ended(), 30) == 0, "it never ran"
 
 
 def test_arguments_are_the_supervisors_own() -> None:

@@ -319,6 +319,7 @@ def test_small_parts_are_joined_and_large_ones_are_not_copied(tmp_path: Path) ->
     assert all(CHUNK_BYTES_MIN <= len(c) < CHUNK_BYTES_MIN + VIEW_BYTES_MIN for c in chunks[:-1])
     assert sum(map(len, chunks)) == clip.size_bytes
     studio.close()
+    (tmp_path / "large").mkdir()
     studio = Studio(tmp_path / "large", slots=40)
     studio.record(synthetic(40, size=20_000), studio.start_ns, per_fragment=10)
     clip = studio.open(studio.start_ns, studio.start_ns + 2 * SECOND)
