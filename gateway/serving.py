@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from gateway.errors import GatewayError
 from gateway.ingest.children import Spawned
@@ -43,11 +45,17 @@ from storage.base.clock import SystemClock
 from storage.base.disk import BLOCK_BYTES
 from storage.errors import RecordInvalid, StorageError
 from storage.store import RecoveryReport, Store, recover
+from storage.volume.format import SLOT_SEALED
+from storage.volume.volume import Volume
 
 log = get_logger(__name__)
 
 _LOCK_POLL_S = 0.1
 _HTTP_BACKLOG = 1024
+_SEALS_JOIN_S = 5.0
+_SEALS_CLOSING_MAX = 10_000  # so few are compared and entered also while we stop
+
+_SlotKey = tuple[bytes, int, int]  # volume uuid, slot, generation
 
 
 class AddressUnusable(GatewayError):
@@ -89,6 +97,7 @@ def serve_installation(config_file: Path, workers: int | None) -> None:
         audit = opened.enter_context(_open_audit(installation, clock))
         registry = opened.enter_context(installation.registry())
         backend = _Backend(store, audit, registry, clock)
+        opened.callback(backend.close)
         plan = replace(plan, recovery=backend.recover_all())
         for volume in store.volumes.values():
             volume.begin_serving()
@@ -162,6 +171,8 @@ class _Backend:
         self._audit = audit
         self._registry = registry
         self._clock = clock
+        self._entering: list[threading.Thread] = []
+        self._closing = threading.Event()
 
     def append_audit(self, event: bytes) -> int:
         try:
@@ -179,9 +190,9 @@ class _Backend:
     def recover_all(self) -> str:
         """Start steps 4 and 5; a summary for people."""
         report = recover(self._store, self._clock)
-        missing = self._audit_seals()
+        self._enter_missing_seals(self._sealed_slots(worker=None))
         summary = _summary(report)
-        if report.slots or missing:
+        if report.slots:
             self._audit.append(_event(report, self._clock.utc_ns(), summary))
         _tell(report, "recovered", worker=None)
         return summary
@@ -189,50 +200,76 @@ class _Backend:
     def recover_worker(self, worker: int) -> str:
         try:
             report = recover(self._store, self._clock, worker=worker)
-            self._audit_seals()
         except StorageError as error:
             raise _NotRecovered(str(error), remedy="check that volume's disk") from error
+        # Its own slots only: another worker's seal may be on its way into the log just now.
+        self._enter_missing_seals(self._sealed_slots(worker=worker))
         summary = _summary(report)
         self._append(_event(report, self._clock.utc_ns(), f"worker {worker}: {summary}"))
         _tell(report, "recovered_worker", worker=worker)
         return summary
 
-    def _audit_seals(self) -> int:
-        """Enter the seals the log lacks: those made by recovery, or while nobody could be told."""
-        known = {
-            (bytes.fromhex(seal.volume_uuid), seal.slot, seal.generation)
-            for entry in self._audit.entries()
-            if (seal := _sealed_slot(entry.data)) is not None
-        }
-        missing = 0
+    def close(self) -> None:
+        """Wait a while for seals being entered; what is left the next start enters."""
+        self._closing.set()
+        for thread in self._entering:
+            thread.join(_SEALS_JOIN_S)
+
+    def _sealed_slots(self, *, worker: int | None) -> dict[_SlotKey, Volume]:
+        """Every sealed slot, of one worker or of all. Nobody seals one of them meanwhile."""
+        found: dict[_SlotKey, Volume] = {}
         for volume in self._store.volumes.values():
-            for slot in range(volume.slot_count):
-                entry = volume.table.get(slot)
-                if entry is None or not entry.sealed:
-                    continue
-                if (volume.uuid, slot, entry.generation) in known:
-                    continue
-                try:
-                    footer = volume.read_footer(slot, entry.generation)
-                except RecordInvalid as error:
-                    log.error(
-                        "footer_unreadable", volume=volume.number, slot=slot, error=str(error)
-                    )
-                    continue
-                self._append(
-                    SlotSealed(
-                        time_ns=footer.sealed_ns,
-                        volume_uuid=volume.uuid,
-                        slot=slot,
-                        generation=entry.generation,
-                        seal=footer.seal,
-                        record_count=len(footer.entries),
-                        first_ns=footer.first_ns,
-                        newest_ns=footer.newest_ns,
-                    )
-                )
-                missing += 1
-        return missing
+            entries = volume.table.entries
+            sealed = entries["state"] == SLOT_SEALED
+            if worker is not None:
+                sealed = sealed & (entries["worker"] == worker)
+            for slot in np.flatnonzero(sealed).tolist():
+                found[volume.uuid, slot, int(entries["generation"][slot])] = volume
+        return found
+
+    def _enter_missing_seals(self, sealed: dict[_SlotKey, Volume]) -> None:
+        """Enter the seals the log lacks: those made by recovery, or while nobody could be told.
+
+        On a thread of its own: the log of a month takes minutes to read, and no camera waits for
+        that.
+        """
+        thread = threading.Thread(
+            target=self._compare_seals, args=(sealed,), name="seals", daemon=True
+        )
+        self._entering = [one for one in self._entering if one.is_alive()] + [thread]
+        thread.start()
+
+    def _compare_seals(self, missing: dict[_SlotKey, Volume]) -> None:
+        try:
+            for entry in self._audit.entries():
+                if self._closing.is_set() and len(missing) > _SEALS_CLOSING_MAX:
+                    return
+                if (seal := _sealed_slot(entry.data)) is not None:
+                    key = (bytes.fromhex(seal.volume_uuid), seal.slot, seal.generation)
+                    missing.pop(key, None)
+            for (_, slot, generation), volume in missing.items():
+                self._enter_seal(volume, slot, generation)
+        except (StorageError, GatewayError) as error:
+            log.error("seals_not_entered", left=len(missing), error=str(error))
+
+    def _enter_seal(self, volume: Volume, slot: int, generation: int) -> None:
+        try:
+            footer = volume.read_footer(slot, generation)
+        except RecordInvalid as error:
+            log.error("footer_unreadable", volume=volume.number, slot=slot, error=str(error))
+            return
+        self._append(
+            SlotSealed(
+                time_ns=footer.sealed_ns,
+                volume_uuid=volume.uuid,
+                slot=slot,
+                generation=generation,
+                seal=footer.seal,
+                record_count=len(footer.entries),
+                first_ns=footer.first_ns,
+                newest_ns=footer.newest_ns,
+            )
+        )
 
     def persist_trusted(self) -> None:
         for step in self._clock.take_steps():

@@ -75,7 +75,10 @@ def _cameras(cameras: tuple[CameraOverview, ...]) -> Table:
     for camera in cameras:
         shown = [Text(camera.state, style=_STATE_STYLE.get(camera.state, "red"))]
         if camera.last_error is not None and camera.state != "playing":
-            shown.append(Text(f"{camera.last_error.code}: {camera.last_error.message}", "red"))
+            error = camera.last_error
+            shown.append(Text(f"{error.code}: {error.message}", "red"))
+            if error.remedy:
+                shown.append(Text(error.remedy, "dim"))
         gaps = f"{camera.gaps_today} ({camera.gap_seconds_today:.1f} s)"
         table.add_row(
             camera.id,
