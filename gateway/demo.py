@@ -52,6 +52,7 @@ PLACES = ("gate", "road", "square", "platform")
 START_MAX_S = 60.0
 STOP_MAX_S = 12.0
 REFRESH_S = 2.0
+GRANT_EARLY_NS = 8 * SECOND_NS
 SETTLE_NS = 3 * SECOND_NS
 
 
@@ -288,7 +289,7 @@ def _commands(application: App, root: Path, issued: IssuedGrant) -> Text:
     )
     fetch_here = f"{ringvault} clip --config {config} --grant {token} --camera {camera}"
     text = Text("\n")
-    text.append(f"# made already, and made anew each minute: {token}\n{make}\n", style="dim")
+    text.append(f"# made already, and made anew again and again: {token}\n{make}\n", style="dim")
     text.append("# the last minute, from the disk\n", style="dim")
     text.append(f"{fetch_here} --force --out {clip}\n", style="bold")
     text.append("# or over HTTP\n", style="dim")
@@ -309,12 +310,14 @@ def _shown(path: Path) -> str:
 def _show(application: App, root: Path, seconds: float | None) -> None:
     console = out()
     ends = None if seconds is None else time.monotonic() + seconds
-    granted_ns = 0
-    commands = Text()
+    begun_ns = granted_ns = application.now_ns()
+    commands = Text("\nrecording; how to fetch a clip stands here in a few seconds\n", style="dim")
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while ends is None or time.monotonic() < ends:
             now_ns = application.now_ns()
-            if now_ns - granted_ns >= MINUTE_NS:
+            # Often at first, so that the last minute is not mostly the time before we ran.
+            young = now_ns - begun_ns < MINUTE_NS + GRANT_EARLY_NS
+            if now_ns - granted_ns >= (GRANT_EARLY_NS if young else MINUTE_NS):
                 granted_ns = now_ns
                 end_ns = (now_ns - SETTLE_NS) // SECOND_NS * SECOND_NS
                 commands = _commands(
