@@ -189,7 +189,6 @@ class FeedProtocol(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         reason = f"the connection broke: {exc}" if exc else "the connection was closed"
         self._lose(ConnectionLost(reason))
-        self.demuxer.detach()
         self._socket = None
 
     # the rest
